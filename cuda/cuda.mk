@@ -1,0 +1,72 @@
+# The CUDA toolchain without CUDA: NVIDIA's compilers come from PyPI wheels into
+# .cuda (ignored by git), nothing of theirs is committed. The root Makefile
+# includes this file and runs it from the project's root.
+#
+#   cuda-toolchain  installs the pinned wheels (about 134 MB) into .cuda
+#   cuda-ptx        kernels.cu -> PTX: what the simulator executes
+#   cuda-cubins     the same PTX -> one cubin per architecture, by ptxas: so what
+#                   is assembled for hardware is the very text that was simulated
+#   cuda-rivals     CUTLASS's SparseGemm (PyPI nvidia-cutlass), same nvcc
+#   cuda-gates      static gates on the SASS; writes gates.md and gates.json
+#
+# Quantities: a full build is about a minute of one core per architecture.
+
+CUDA_ENV   ?= .cuda
+CUDA_VER   := 13.5.37
+CUDA_STAMP := $(CUDA_ENV)/.installed-$(CUDA_VER)
+CUDA_ROOT   = $(firstword $(wildcard $(CUDA_ENV)/lib/python3*/site-packages/nvidia/cu13))
+CUTLASS     = $(firstword $(wildcard $(CUDA_ENV)/lib/python3*/site-packages/cutlass_library/source))
+NVCC        = $(CUDA_ROOT)/bin/nvcc
+PTXAS       = $(CUDA_ROOT)/bin/ptxas
+CUDA_OUT   := cuda/build
+NICE       ?= nice -n 10
+NVCC_FLAGS := -std=c++17 -O3 --diag-suppress=177
+
+# Architectures with hardware to run on: A100, RTX 30, L4/RTX 40, H100, B200, RTX 50.
+CUDA_ARCHS ?= 80 86 89 90a 100a 120a
+# PTX families: 80 holds every portable kernel; 89 adds fp8; 90a holds wgmma.sp (experimental).
+KERNEL_SRC  := kernels.cu $(wildcard cuda/kernels/*.cuh)
+PTX_FILES   := $(CUDA_OUT)/kernels_80.ptx $(CUDA_OUT)/kernels_89.ptx $(CUDA_OUT)/kernels_90a.ptx
+CUBIN_FILES := $(foreach a,$(CUDA_ARCHS),$(CUDA_OUT)/kernels_80.sm_$(a).cubin) \
+               $(foreach a,$(filter-out 80 86,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_89.sm_$(a).cubin) \
+               $(foreach a,$(filter 90a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_90a.sm_$(a).cubin)
+RIVAL_FILES := $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin
+
+.PHONY: cuda-toolchain cuda-ptx cuda-cubins cuda-rivals cuda-gates cuda-found
+
+cuda-toolchain: $(CUDA_STAMP)
+$(CUDA_STAMP):
+	python3 -m venv $(CUDA_ENV)
+	$(CUDA_ENV)/bin/pip install -q --disable-pip-version-check nvidia-cuda-nvcc==$(CUDA_VER) \
+	    nvidia-cuda-runtime==$(CUDA_VER) nvidia-cuda-cccl==13.3.5.0.6 \
+	    nvidia-cuda-cuobjdump==$(CUDA_VER) nvidia-cuda-nvdisasm==$(CUDA_VER)
+	$(CUDA_ENV)/bin/pip install -q --disable-pip-version-check --no-deps nvidia-cutlass==4.2.0.0
+	touch $@
+
+# cuda-found prints what is there, so that a build can say what it will skip.
+cuda-found:
+	@if [ -x "$(NVCC)" ]; then echo "nvcc:    $(NVCC) ($(CUDA_VER))"; \
+	else echo "nvcc:    not found (make cuda-toolchain); PTX, cubins and static gates are skipped"; fi
+
+cuda-ptx: $(PTX_FILES)
+$(CUDA_OUT)/kernels_%.ptx: $(KERNEL_SRC) | $(CUDA_STAMP)
+	@mkdir -p $(CUDA_OUT)
+	$(NICE) $(NVCC) $(NVCC_FLAGS) -DSPARSERUN_PTX=$(patsubst %a,%,$*) -arch=compute_$* -ptx -o $@.tmp kernels.cu
+	mv $@.tmp $@
+
+cuda-cubins: $(CUBIN_FILES)
+define cubin_rule
+$(CUDA_OUT)/kernels_$(1).sm_$(2).cubin: $(CUDA_OUT)/kernels_$(1).ptx
+	$$(NICE) $$(PTXAS) -O3 -v -arch=sm_$(2) -o $$@.tmp $$< > $$@.log 2>&1 || { cat $$@.log; exit 1; }
+	mv $$@.tmp $$@
+endef
+$(foreach a,$(CUDA_ARCHS),$(foreach f,80 89 90a,$(eval $(call cubin_rule,$(f),$(a)))))
+
+cuda-rivals: $(RIVAL_FILES)
+$(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin: cuda/gates/rivals/cutlass_sparse_gemm.cu | $(CUDA_STAMP)
+	@mkdir -p $(CUDA_OUT)
+	$(NICE) $(NVCC) -std=c++17 -O3 -w -arch=sm_80 -cubin -I$(CUTLASS)/include -I$(CUTLASS)/tools/util/include -o $@.tmp $<
+	mv $@.tmp $@
+
+cuda-gates: cuda-cubins cuda-rivals
+	go run ./cuda/gates -build $(CUDA_OUT) -tools $(CUDA_ROOT)/bin -out $(CUDA_OUT)
