@@ -1,0 +1,33 @@
+package tokenizer
+
+import (
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// A normalizer rewrites text before it is split. golang.org/x/text is used for
+// the Unicode normal forms: their tables are not in the standard library.
+type normalizer func(string) string
+
+func normalForm(f norm.Form) normalizer {
+	return func(s string) string {
+		if f.IsNormalString(s) {
+			return s
+		}
+		return f.String(s)
+	}
+}
+
+func prepend(mark string) normalizer {
+	return func(s string) string {
+		if s == "" {
+			return s
+		}
+		return mark + s
+	}
+}
+
+func replaceAll(old, with string) normalizer {
+	return func(s string) string { return strings.ReplaceAll(s, old, with) }
+}
