@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"unicode"
@@ -30,9 +31,11 @@ func newMatcher(list []addedToken) *matcher {
 	if len(list) == 0 {
 		return nil
 	}
+	sort.SliceStable(list, func(i, j int) bool { return list[i].text < list[j].text })
+	// Normalisation can make two texts the same: the first one counts.
+	list = slices.CompactFunc(list, func(a, b addedToken) bool { return a.text == b.text })
 	m := &matcher{list: list}
-	sort.Slice(list, func(i, j int) bool { return list[i].text < list[j].text })
-	for i, a := range list {
+	for i, a := range m.list {
 		f := &m.first[a.text[0]]
 		if f.hi == 0 {
 			f.lo = int32(i)

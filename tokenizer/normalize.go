@@ -31,3 +31,9 @@ func prepend(mark string) normalizer {
 func replaceAll(old, with string) normalizer {
 	return func(s string) string { return strings.ReplaceAll(s, old, with) }
 }
+
+// lowercase maps rune by rune. U+0130 is the only one whose lower case is two
+// runes (Unicode's SpecialCasing.txt), which strings.ToLower does not do.
+func lowercase(s string) string {
+	return strings.ToLower(strings.ReplaceAll(s, "\u0130", "i\u0307"))
+}

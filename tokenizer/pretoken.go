@@ -58,6 +58,30 @@ func isolate(f func(rune) bool, most int) step {
 	}
 }
 
+// threeDigits makes a piece of every match of "[0-9][0-9][0-9]" and of what is
+// between.
+func threeDigits(dst []string, s string, _ bool) []string {
+	start := 0
+	for i := 0; i+3 <= len(s); {
+		if !isDigit(s[i]) || !isDigit(s[i+1]) || !isDigit(s[i+2]) {
+			i++
+			continue
+		}
+		if i > start {
+			dst = append(dst, s[start:i])
+		}
+		dst = append(dst, s[i:i+3])
+		i += 3
+		start = i
+	}
+	if start < len(s) {
+		dst = append(dst, s[start:])
+	}
+	return dst
+}
+
+func isDigit(b byte) bool { return '0' <= b && b <= '9' }
+
 // words keeps the matches of "\w+|[^\w\s]+" and drops the spaces between.
 func words(dst []string, s string, _ bool) []string {
 	for i := 0; i < len(s); {
@@ -198,7 +222,7 @@ func namedPre(name string) (pre, bool) {
 		punct := func(r rune) bool { return unicode.IsPunct(r) || strings.ContainsRune("$+<=>^~|", r) }
 		return pre{steps: []step{
 			isolate(punct, 0), byPattern(gpt2), isolate(unicode.IsNumber, 0),
-			isolate(func(r rune) bool { return '0' <= r && r <= '9' }, 3),
+			threeDigits,
 		}}, true
 	}
 	return pre{}, false
