@@ -14,6 +14,7 @@
 #include "cuda/kernels/argmax.cuh"
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/embedding.cuh"
+#include "cuda/kernels/gemm.cuh"
 #include "cuda/kernels/gemv.cuh"
 #include "cuda/kernels/gemv_nm24.cuh"
 #include "cuda/kernels/kv_write.cuh"
@@ -22,6 +23,10 @@
 #include "cuda/kernels/rope.cuh"
 #include "cuda/kernels/silu_gate.cuh"
 #include "cuda/kernels/softmax.cuh"
+#include "cuda/kernels/splitk_finish.cuh"
+#include "cuda/kernels/spmm_nm24.cuh"
 #elif SPARSERUN_PTX == 89
+#include "cuda/kernels/gemm.cuh"
+#include "cuda/kernels/spmm_nm24.cuh"
 #elif SPARSERUN_PTX == 90
 #endif

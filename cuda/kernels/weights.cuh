@@ -127,4 +127,34 @@ template <class T> struct Epilogue {
         if (res) v += to_f32(res[size_t(i) * ldr + o]);
         y[size_t(i) * ldy + o] = from_f32<T>(v);
     }
+    // store4: outputs o..o+3, those below out. One wide store where the row allows it.
+    __device__ __forceinline__ void store4(int i, int o, int out, float (&v)[4]) const {
+        T packed[4];
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            bool in = o + q < out;
+            if (scale && in) v[q] *= scale[o + q];
+            if (bias && in) v[q] += bias[o + q];
+        }
+        if (act != kActNone)
+#pragma unroll 1
+            for (int q = 0; q < 4; q++) { // v turns, so that the switch is there once
+                float first = activate(v[0], act);
+                v[0] = v[1], v[1] = v[2], v[2] = v[3], v[3] = first;
+            }
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            if (res && o + q < out) v[q] += to_f32(res[size_t(i) * ldr + o + q]);
+            packed[q] = from_f32<T>(v[q]);
+        }
+        T* to = y + size_t(i) * ldy + o;
+        if (o + 4 <= out && reinterpret_cast<uintptr_t>(to) % sizeof(packed) == 0) {
+            if (sizeof(T) == 2) *reinterpret_cast<uint2*>(to) = *reinterpret_cast<uint2*>(packed);
+            else *reinterpret_cast<uint4*>(to) = *reinterpret_cast<uint4*>(packed);
+        } else {
+#pragma unroll
+            for (int q = 0; q < 4; q++)
+                if (o + q < out) to[q] = packed[q];
+        }
+    }
 };

@@ -1,0 +1,183 @@
+// How the tensor-core kernels store weights and hold them in registers.
+//
+// A packed weight is a sequence of tiles, each 64 rows x 128 bytes of dense row
+// (a k-tile: 64 columns of 16-bit types and int4, 128 of 8-bit types), stored in
+// the order in which the lanes read it: no ldmatrix and no swizzle for A, every
+// load is 16 consecutive bytes a lane, and a tile is one linear copy.
+// Two consecutive row blocks (mt = 2 band, 2 band + 1) share a band of 128 rows;
+// with KT = ceil(in / k-tile), MT = ceil(out / 64), n = min(2, MT - 2 band):
+//   tile (mt, kt) starts at ((2 band) KT + kt n + mt % 2) * kTileBytes.
+// Rows and columns beyond the matrix are zero (metadata nibble 4, int4 code 8).
+//
+// Inside a tile a step s is what one product consumes of a dense row: 64 bytes for
+// nm24 (s < 2), 32 bytes for dense (s < 4), of which 32 bytes are stored either way.
+// i < 4 is the m16 block, lane = 4 g + t, register j < 4 as in mma.cuh: row
+// 16 i + g + 8 (j%2), stored bytes 16 (j/2) + 4t .. +3 of the step.
+//   values         at ((s*4 + i)*32 + lane)*16 + 4j
+//   int4 codes     at s*512 + lane*16 + 4i, a word: stored element 8 (j/2) + 2t of register j's
+//                  row in nibble j, element 8 (j/2) + 2t + 1 in nibble j + 4
+//   metadata of 16-bit types and int4, at META + s*256 + lane*8 + p*4, p < 2: with i = 2p + t/2, h = t%2:
+//                  low half: the word of row 16 i + g, columns 32 s + 16 h .. +15; high half: of row + 8
+//   metadata of 8-bit types, at META + s*512 + lane*16 + 4i: the two words of row 16 i + g + 8 (t%2),
+//                  columns 64 s + 32 (t/2) .. +31
+//   int4 scales    f16, at SCALE + (g*4 + i)*4: of row 16 i + g, then of row + 8; they belong to one
+//                  k-tile (64 columns): a group of 128 repeats its scale.
+//   META follows the values (4096; int4 1024), SCALE follows META or, dense, the codes (1536; dense 2048).
+#pragma once
+#include "mma.cuh"
+
+// Nm24<X>: 2:4 values of X with metadata. MI m16 blocks from i0 on, of one tile.
+template <class X> struct Nm24 {
+    using Elem = X;
+    static constexpr bool kNarrow = sizeof(X) == 1; // 8-bit: a metadata register for each m16 block
+    static constexpr int kTileBytes = kNarrow ? 5120 : 4608, kSteps = 2;
+    template <int MI> struct Frag {
+        static constexpr int kMeta = kNarrow ? MI : MI / 2;
+        uint32_t a[MI][4], e[kMeta];
+        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
+#pragma unroll
+            for (int i = 0; i < MI; i++) {
+                uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
+                a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
+            }
+            if (kNarrow) {
+                uint4 v = load_shared16(tile + 4096 + s * 512 + lane * 16);
+                uint32_t all[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int i = 0; i < kMeta; i++) e[i] = MI == 4 || i0 == 0 ? all[i] : all[2 + i % 2];
+            } else {
+                uint2 v = load_shared8(tile + 4096 + s * 256 + lane * 8);
+                e[0] = MI == 4 || i0 == 0 ? v.x : v.y;
+                if (MI == 4) e[kMeta - 1] = v.y;
+            }
+        }
+    };
+};
+
+// Dense<X>: the baseline, the same tiles without sparsity.
+template <class X> struct Dense {
+    using Elem = X;
+    static constexpr int kTileBytes = 8192, kSteps = 4;
+    template <int MI> struct Frag {
+        uint32_t a[MI][4];
+        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
+#pragma unroll
+            for (int i = 0; i < MI; i++) {
+                uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
+                a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
+            }
+        }
+    };
+};
+
+// dequant4(a, codes, s): 8 int4 codes to a lane's 8 f16 of an m16 block:
+// a = f16((u - 8) * scale), s the scales of row g (low half) and row g + 8 (high).
+// u | 0x6400 is the f16 1024 + u; the subtraction is exact, the product rounds once.
+__device__ __forceinline__ void dequant4(uint32_t (&a)[4], uint32_t codes, uint32_t s) {
+    const uint32_t bias = 0x64086408u;
+    const __half2 scales = *reinterpret_cast<__half2*>(&s);
+    const __half2 row[2] = {__low2half2(scales), __high2half2(scales)};
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        uint32_t u = ((codes >> (4 * j)) & 0x000f000fu) | 0x64006400u;
+        __half2 v = __hmul2(__hsub2(*reinterpret_cast<__half2*>(&u), *reinterpret_cast<const __half2*>(&bias)), row[j % 2]);
+        a[j] = *reinterpret_cast<uint32_t*>(&v);
+    }
+}
+
+// pick4: registers i0..i0+MI-1 of v, i0 0 or 2.
+template <int MI> __device__ __forceinline__ void pick4(uint32_t (&to)[MI], uint4 v, int i0) {
+    uint32_t all[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < MI; i++) to[i] = MI == 4 || i0 == 0 ? all[i] : all[2 + i % 2];
+}
+
+// Nm24Int4: 2:4 with int4 values, dequantised in registers just before use.
+struct Nm24Int4 {
+    using Elem = __half;
+    static constexpr int kTileBytes = 1664, kSteps = 2;
+    template <int MI> struct Frag {
+        uint32_t codes[MI], scale[MI], e[MI / 2];
+        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
+            pick4<MI>(codes, load_shared16(tile + s * 512 + lane * 16), i0);
+            pick4<MI>(scale, load_shared16(tile + 1536 + lane / 4 * 16), i0);
+            uint2 v = load_shared8(tile + 1024 + s * 256 + lane * 8);
+            e[0] = MI == 4 || i0 == 0 ? v.x : v.y;
+            if (MI == 4) e[MI / 2 - 1] = v.y;
+        }
+    };
+};
+
+struct DenseInt4 {
+    using Elem = __half;
+    static constexpr int kTileBytes = 2176, kSteps = 4;
+    template <int MI> struct Frag {
+        uint32_t codes[MI], scale[MI];
+        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
+            pick4<MI>(codes, load_shared16(tile + s * 512 + lane * 16), i0);
+            pick4<MI>(scale, load_shared16(tile + 2048 + lane / 4 * 16), i0);
+        }
+    };
+};
+
+// products: acc[i][j] += A_i B_j for all blocks of a warp; the int4 forms expand
+// one m16 block at a time to keep registers few.
+template <class X, int MI, int NJ, class Acc>
+__device__ __forceinline__ void products(Acc (&acc)[MI][NJ][4], const typename Nm24<X>::template Frag<MI>& f,
+                                         const uint32_t (&b)[NJ][4], Nm24<X>) {
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NJ; j++) mma_sparse(X{}, acc[i][j], f.a[i], b[j], Nm24<X>::kNarrow ? f.e[i % f.kMeta] : f.e[i / 2], i % 2);
+}
+template <class X, int MI, int NJ, class Acc>
+__device__ __forceinline__ void products(Acc (&acc)[MI][NJ][4], const typename Dense<X>::template Frag<MI>& f,
+                                         const uint32_t (&b)[NJ][2], Dense<X>) {
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NJ; j++) mma_dense(X{}, acc[i][j], f.a[i], b[j][0], b[j][1]);
+}
+template <int MI, int NJ>
+__device__ __forceinline__ void products(float (&acc)[MI][NJ][4], const Nm24Int4::Frag<MI>& f,
+                                         const uint32_t (&b)[NJ][4], Nm24Int4) {
+#pragma unroll
+    for (int i = 0; i < MI; i++) {
+        uint32_t a[4];
+        dequant4(a, f.codes[i], f.scale[i]);
+#pragma unroll
+        for (int j = 0; j < NJ; j++) mma_sparse(__half{}, acc[i][j], a, b[j], f.e[i / 2], i % 2);
+    }
+}
+template <int MI, int NJ>
+__device__ __forceinline__ void products(float (&acc)[MI][NJ][4], const DenseInt4::Frag<MI>& f,
+                                         const uint32_t (&b)[NJ][2], DenseInt4) {
+#pragma unroll
+    for (int i = 0; i < MI; i++) {
+        uint32_t a[4];
+        dequant4(a, f.codes[i], f.scale[i]);
+#pragma unroll
+        for (int j = 0; j < NJ; j++) mma_dense(__half{}, acc[i][j], a, b[j][0], b[j][1]);
+    }
+}
+
+// load_x: the fragments of step s of NJ n8 blocks; addr is this lane's row of x in
+// shared memory at chunk 0 of step 0 (see x_lane), its swizzle included.
+//   nm24: one ldmatrix for the 64 bytes of a block; dense: one for the 32 bytes of two.
+template <int NJ> __device__ __forceinline__ void load_x(uint32_t (&b)[NJ][4], uint32_t addr, int s) {
+#pragma unroll
+    for (int j = 0; j < NJ; j++) ldmatrix4(b[j], (addr ^ (s * 64)) + j * 1024);
+}
+template <int NJ> __device__ __forceinline__ void load_x(uint32_t (&b)[NJ][2], uint32_t addr, int s) {
+#pragma unroll
+    for (int j = 0; j < NJ; j += 2) {
+        uint32_t r[4];
+        ldmatrix4(r, (addr ^ (s * 32)) + j * 1024);
+        b[j][0] = r[0], b[j][1] = r[1], b[j + 1][0] = r[2], b[j + 1][1] = r[3];
+    }
+}
+// x_lane: byte offset of the address a lane gives to ldmatrix, from row 0 of its blocks.
+template <int kSteps> __device__ __forceinline__ uint32_t x_lane(int lane) {
+    return kSteps == 2 ? lane % 8 * 128 + ((lane / 8) ^ (lane % 8)) * 16
+                       : (lane % 8 + lane / 16 * 8) * 128 + ((lane / 8 % 2) ^ (lane % 8)) * 16;
+}
