@@ -1,0 +1,49 @@
+package cpu
+
+import (
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// packed is a weight repacked for the kernels of this machine. Implementations
+// live in one file per kernel stem (gemv_dense.go, spmm_nm24.go, ...) beside their
+// assembly and are chosen by pack.
+type packed interface {
+	// bytes is the memory of the repacked form.
+	bytes() sparse.Bytes
+	// rowBlock is the unit in which rows may be split over threads.
+	rowBlock() int
+	// mul computes out[t*ld+r] = sum_c W[r,c]*x[t,c] (+ bias[r]) (+ out[t*ld+r] if
+	// add) for rows r in [r0, r1) and every row t of x. r0 is a multiple of
+	// rowBlock; r1 too, or the last row. It writes nothing else, allocates
+	// nothing and may run concurrently for disjoint rows.
+	mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int)
+	// int8 reports whether mul reads the int8 form of x.
+	int8() bool
+	free()
+}
+
+// epilogue is what is fused after the product.
+type epilogue struct {
+	bias []float32 // nil: none
+	add  bool      // accumulate into out (the residual stands there already)
+}
+
+// acts are the activations of a Linear: float32 [rows, cols], and on demand
+// their int8 form. They are made once per buffer and shared by the Linears that
+// read it (q, k and v; gate and up).
+type acts struct {
+	rows, cols int
+	f32        []float32 // [rows, cols]
+	// The int8 form: codes in [-127, 127] with one scale per actGroup columns,
+	// rows padded with zeros to a multiple of actGroup.
+	q     []int8    // [rows, qld]
+	qld   int       // padded columns
+	scale []float32 // [rows, qld/actGroup]
+}
+
+// actGroup is the number of activation columns that share an int8 scale: one
+// 512-bit register of codes.
+const actGroup = 64
+
+var _ runtime.Backend = (*Backend)(nil)
