@@ -1,8 +1,12 @@
 package runtime
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
+	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/sparse"
 )
 
@@ -22,7 +26,217 @@ type Choice struct {
 
 // Candidate is a form the planner could have chosen, with its measured times.
 type Candidate struct {
-	Layout  sparse.Layout `json:"layout"`
+	Layout sparse.Layout `json:"layout"`
+	// Decode is the time for one row of activations, Prefill for PrefillRows.
 	Decode  time.Duration `json:"decode_ns"`
 	Prefill time.Duration `json:"prefill_ns"`
+}
+
+// PrefillRows is the batch that candidates are timed at for the prefill phase.
+const PrefillRows = 64
+
+// minSparsity is where the planner starts to look at unstructured forms: below,
+// mask and index bytes eat what the zeros save.
+const minSparsity = 0.30
+
+// planner chooses the kernel of every weight, once per weight.
+type planner struct {
+	ctx     context.Context
+	b       Backend
+	o       *Options
+	table   *Table // nil: the backend cannot be timed
+	lm      bool
+	choices map[*model.Weight]*Choice
+	order   []*Choice
+	count   map[*model.Weight]sparse.Count // from the scan
+}
+
+func actType(w sparse.DType) sparse.DType {
+	if w == sparse.Int8 || w == sparse.Int4 {
+		return sparse.Int8
+	}
+	return sparse.F32
+}
+
+func (pl *planner) choose(n *model.Node) (*Choice, error) {
+	if c, ok := pl.choices[n.Weight]; ok {
+		return c, nil
+	}
+	c, err := pl.decide(n)
+	if err != nil {
+		return nil, err
+	}
+	c.Layout, c.DType = c.Kernel.Layout.String(), c.Kernel.Weight.String()
+	pl.choices[n.Weight] = c
+	pl.order = append(pl.order, c)
+	return c, nil
+}
+
+func (pl *planner) decide(n *model.Node) (*Choice, error) {
+	rows, cols := n.Weight.Data.Dims()
+	c := &Choice{Name: n.Weight.Name, Rows: rows, Cols: cols}
+	kernel := func(l sparse.Layout) Kernel {
+		return Kernel{Op: model.OpLinear, Layout: l, Weight: pl.o.DType, Act: actType(pl.o.DType)}
+	}
+	c.Kernel = kernel(sparse.LayoutDense)
+	if !pl.b.Has(c.Kernel) {
+		return nil, fmt.Errorf("runtime: %q: %s on backend %s: %w", n.Weight.Name, c.Kernel, pl.b.Name(), ErrUnsupported)
+	}
+	cnt := pl.count[n.Weight]
+	c.Sparsity = cnt.Sparsity()
+	if n.Op == model.OpEmbedding {
+		c.Reason = "rows are looked up, not multiplied"
+		return c, nil
+	}
+	if pl.o.Sparse == SparseOff {
+		c.Reason = "sparse forms are off"
+		return c, nil
+	}
+	var layouts []sparse.Layout
+	for _, l := range sparse.Layouts[1:] {
+		switch {
+		case l == sparse.LayoutNM24 && !cnt.Hold24, c.Sparsity < minSparsity && pl.o.Sparse != SparseForce:
+		case pl.o.Sparse == SparseForce && l != pl.o.Layout:
+		case !pl.b.Has(kernel(l)):
+		default:
+			layouts = append(layouts, l)
+		}
+	}
+	if len(layouts) == 0 {
+		c.Reason = fmt.Sprintf("%.0f %% zeros", 100*c.Sparsity)
+		if pl.o.Sparse == SparseForce && pl.o.Layout != sparse.LayoutDense {
+			c.Reason = fmt.Sprintf("%v asked for, but the weight does not have that pattern", pl.o.Layout)
+		}
+		return c, nil
+	}
+	if pl.o.Sparse == SparseForce {
+		c.Kernel = kernel(layouts[0])
+		c.Reason = "asked for"
+		return c, nil
+	}
+	if pl.table == nil {
+		// Nothing can be measured: only 2:4 never costs more bytes or work than dense.
+		if layouts[0] == sparse.LayoutNM24 {
+			c.Kernel = kernel(sparse.LayoutNM24)
+			c.Reason = "2:4 holds; not measured on this backend"
+		} else {
+			c.Reason = "not measured on this backend"
+		}
+		return c, nil
+	}
+	return c, pl.measure(c, kernel, layouts)
+}
+
+// cost is what the planner minimises: for a language model the time of one
+// generated and one prompt token, for other networks that of one row of a batch
+// and of a single row.
+func (t Candidate) cost() time.Duration { return t.Decode + t.Prefill/PrefillRows }
+
+func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts []sparse.Layout) error {
+	density := 1 - c.Sparsity
+	for _, l := range append([]sparse.Layout{sparse.LayoutDense}, layouts...) {
+		cand := Candidate{Layout: l}
+		var err error
+		if cand.Decode, err = pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, 1); err != nil {
+			return err
+		}
+		if cand.Prefill, err = pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, PrefillRows); err != nil {
+			return err
+		}
+		c.Candidates = append(c.Candidates, cand)
+	}
+	best := Pick(c.Candidates)
+	c.Kernel = kernel(c.Candidates[best].Layout)
+	d, b := c.Candidates[0], c.Candidates[best]
+	if best == 0 {
+		s := c.Candidates[1]
+		for _, x := range c.Candidates[2:] {
+			if x.cost() < s.cost() {
+				s = x
+			}
+		}
+		c.Reason = fmt.Sprintf("dense is faster here: %v takes %.2fx its time to decode, %.2fx to prefill", s.Layout, ratio(s.Decode, d.Decode), ratio(s.Prefill, d.Prefill))
+		return nil
+	}
+	c.Reason = fmt.Sprintf("measured %.2fx dense in decode, %.2fx in prefill", ratio(d.Decode, b.Decode), ratio(d.Prefill, b.Prefill))
+	return nil
+}
+
+// Pick is the planner's rule: the candidate of least cost, and never one that
+// costs more than dense, which stands first.
+func Pick(cands []Candidate) int {
+	best := 0
+	for i, c := range cands {
+		if c.cost() < cands[best].cost() {
+			best = i
+		}
+	}
+	return best
+}
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(max(b, 1)) }
+
+// scan counts the zeros of the weights that Linears multiply, in parallel. A
+// dense weight whose first rows show few zeros is not read to its end.
+func (pl *planner) scan(g *model.Graph, threads int) error {
+	pl.count = map[*model.Weight]sparse.Count{}
+	if pl.o.Sparse == SparseOff {
+		return nil
+	}
+	var todo []*model.Weight
+	for _, n := range g.Nodes {
+		if _, ok := pl.count[n.Weight]; n.Op == model.OpLinear && !ok {
+			pl.count[n.Weight] = sparse.Count{}
+			todo = append(todo, n.Weight)
+		}
+	}
+	type result struct {
+		w   *model.Weight
+		c   sparse.Count
+		err error
+	}
+	jobs, done := make(chan *model.Weight), make(chan result)
+	for range threads {
+		go func() {
+			for w := range jobs {
+				c, err := scanWeight(w.Data)
+				done <- result{w, c, err}
+			}
+		}()
+	}
+	go func() {
+		for _, w := range todo {
+			jobs <- w
+		}
+		close(jobs)
+	}()
+	var errs []error
+	for range todo {
+		r := <-done
+		pl.count[r.w] = r.c
+		errs = append(errs, r.err)
+	}
+	return errors.Join(errs...)
+}
+
+const sampleRows = 16
+
+func scanWeight(m sparse.Matrix) (sparse.Count, error) {
+	rows, cols := m.Dims()
+	if m.Layout() == sparse.LayoutDense && rows > 4*sampleRows && cols > 0 {
+		var c sparse.Count
+		buf := make([]float32, cols)
+		for i := range sampleRows {
+			if err := m.ReadRows(buf, i*rows/sampleRows); err != nil {
+				return c, err
+			}
+			s, _ := sparse.CountZeros(sparse.NewDense(1, cols, buf))
+			c.Weights += s.Weights
+			c.Zeros += s.Zeros
+		}
+		if c.Sparsity() < minSparsity/2 {
+			return c, nil
+		}
+	}
+	return sparse.CountZeros(m)
 }
