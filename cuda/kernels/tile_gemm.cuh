@@ -25,6 +25,43 @@ template <class P, int BN, int WM, int WN, int S> struct TileShape {
     static_assert(kTileRows / WM * kWarpsN * kWarp == kTileThreads, "warps");
 };
 
+// store_tile turns the block's tile in shared memory and stores it: to y through the
+// epilogue, or as sums to ws where k is split.
+template <class Y, int BN, int WM, int WN, int kPitch, class Acc, int MI, int NJ>
+__device__ __forceinline__ void store_tile(const Acc (&acc)[MI][NJ][4], float* turned, int warp_m, int warp_n, int row0,
+                                           int rows, int out, float* ws, const float* tokscale, const Epilogue<Y>& e) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    // Element (output m, row n) goes to turned[n][m]; the pitch makes the 32 lanes of a
+    // store, at n = 2t, m = g, hit 32 banks.
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NJ; j++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                int m = warp_m * WM + i * 16 + lane / 4 + q / 2 * 8, n = warp_n * WN + j * 8 + lane % 4 * 2 + q % 2;
+                turned[n * kPitch + m] = float(acc[i][j][q]);
+            }
+    __syncthreads();
+    const int m = lane * 4, o = blockIdx.x * kTileRows + m;
+#pragma unroll 1
+    for (int n = warp; n < BN && row0 + n < rows; n += kTileThreads / kWarp) {
+        float4 v = *reinterpret_cast<const float4*>(turned + n * kPitch + m);
+        int i = row0 + n;
+        float f[4] = {v.x, v.y, v.z, v.w};
+        if (gridDim.z > 1) {
+#pragma unroll
+            for (int q = 0; q < 4; q++)
+                if (o + q < out) ws[(size_t(blockIdx.z) * rows + i) * out + o + q] = f[q];
+        } else {
+            float tok = tokscale ? tokscale[i] : 1.0f;
+#pragma unroll
+            for (int q = 0; q < 4; q++) f[q] *= tok;
+            e.store4(i, o, out, f);
+        }
+    }
+}
+
 template <class P, class Y, int BN, int WM, int WN, int S>
 __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* ws, const float* tokscale, int rows,
                                           int out, int in, int ldx, const Epilogue<Y>& e) {
@@ -121,36 +158,8 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
     copy_wait<0>();
     __syncthreads();
 
-    // Turn the tile: element (output m, row n) goes to turned[n][m]; the pitch makes
-    // the 32 lanes of a store, at n = 2t, m = g, hit 32 banks.
-    float* turned = reinterpret_cast<float*>(smem);
-#pragma unroll
-    for (int i = 0; i < kMI; i++)
-#pragma unroll
-        for (int j = 0; j < kNJ; j++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                int m = warp_m * WM + i * 16 + lane / 4 + q / 2 * 8, n = warp_n * WN + j * 8 + lane % 4 * 2 + q % 2;
-                turned[n * Shape::kPitch + m] = float(acc[i][j][q]);
-            }
-    __syncthreads();
-    const int m = lane * 4, o = blockIdx.x * kTileRows + m;
-#pragma unroll 1
-    for (int n = warp; n < BN && row0 + n < rows; n += kTileThreads / kWarp) {
-        float4 v = *reinterpret_cast<const float4*>(turned + n * Shape::kPitch + m);
-        int i = row0 + n;
-        float f[4] = {v.x, v.y, v.z, v.w};
-        if (gridDim.z > 1) {
-#pragma unroll
-            for (int q = 0; q < 4; q++)
-                if (o + q < out) ws[(size_t(blockIdx.z) * rows + i) * out + o + q] = f[q];
-        } else {
-            float tok = tokscale ? tokscale[i] : 1.0f;
-#pragma unroll
-            for (int q = 0; q < 4; q++) f[q] *= tok;
-            e.store4(i, o, out, f);
-        }
-    }
+    store_tile<Y, BN, WM, WN, Shape::kPitch>(acc, reinterpret_cast<float*>(smem), warp_m, warp_n, row0, rows, out, ws,
+                                             tokscale, e);
 }
 
 // NAME_n{128,64,32,16}: the tile's BN. Pick the smallest that holds the rows, or n128.
