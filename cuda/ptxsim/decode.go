@@ -1,0 +1,400 @@
+package ptxsim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// instrKind separates what the scheduler must handle from plain execution.
+type instrKind uint8
+
+const (
+	kPlain  instrKind = iota
+	kSync             // plain, but needs the lanes that need() names to be together
+	kBranch           // to target, for the lanes the guard leaves
+	kTable            // brx.idx
+	kExit             // ret, exit
+	kBar              // block barrier
+)
+
+// instr is one decoded instruction.
+type instr struct {
+	exec     execFn
+	need     func(w *warp, m uint32) uint32 // kSync
+	kind     instrKind
+	guardNeg bool
+	guard    int32 // predicate slot, -1 for none
+	target   int32
+	targets  []int32
+	index    slot // kTable
+	bar      barSpec
+	line     int
+	opcode   string
+	id       int // position in the code: index of counters
+}
+
+// kernelCode is a function made ready to run.
+type kernelCode struct {
+	name     string
+	fn       *function
+	code     []instr
+	n32, n64 int
+	nPred    int
+	const32  []constSlot
+	const64  []constSlot
+	constP   []int32 // predicate slots that are false in every lane
+	special  []specialSlot
+	names32  []string
+	names64  []string
+	namesP   []string
+	opcodes  []string
+	dynAlign int
+}
+
+type constSlot struct {
+	slot int32
+	bits uint64
+}
+
+type specialSlot struct {
+	slot int32
+	wide bool
+	name string
+}
+
+func (k *kernelCode) name32(s int32) string   { return k.names32[s] }
+func (k *kernelCode) name64(s int32) string   { return k.names64[s] }
+func (k *kernelCode) namePred(s int32) string { return k.namesP[s] }
+
+// builder decodes one function.
+type builder struct {
+	k       *kernelCode
+	fn      *function
+	addrOf  func(v *variable) uint64 // device address of a .global or .const
+	slots   []int32                  // of fn.regs
+	consts  map[uint64]int32         // by value, 32-bit class
+	consts6 map[uint64]int32
+	specs   map[string]slot
+	sink32  int32
+	sink64  int32
+	sinkP   int32
+	st      *statement
+}
+
+// decoder makes an instruction's closure; control flow is handled apart.
+type decoder func(b *builder, st *statement) (execFn, error)
+
+// unsupported names the instruction, as every load error does.
+func (b *builder) unsupported(why string, a ...any) error {
+	return fmt.Errorf("%s: line %d: %s: %s: %w", b.fn.name, b.st.line, b.st.opcode(), fmt.Sprintf(why, a...), ErrUnsupported)
+}
+
+// decode builds the code of fn.
+func decode(fn *function, addrOf func(*variable) uint64) (*kernelCode, error) {
+	k := &kernelCode{name: fn.name, fn: fn, dynAlign: 16}
+	b := &builder{k: k, fn: fn, addrOf: addrOf, consts: map[uint64]int32{}, consts6: map[uint64]int32{}, specs: map[string]slot{}}
+	for _, r := range fn.regs {
+		switch {
+		case r.typ == tPred:
+			b.slots = append(b.slots, b.newPred(r.name))
+		case r.typ.size() == 8:
+			b.slots = append(b.slots, b.new64(r.name))
+		case r.typ.size() <= 4:
+			b.slots = append(b.slots, b.new32(r.name))
+		default:
+			return nil, fmt.Errorf("%s: register %s of type %s: %w", fn.name, r.name, r.typ, ErrUnsupported)
+		}
+	}
+	b.sink32, b.sink64, b.sinkP = b.new32("_"), b.new64("_"), b.newPred("_")
+	for i, st := range fn.body {
+		b.st = st
+		in := instr{guard: -1, guardNeg: st.guardNeg, line: st.line, opcode: st.opcode(), id: i}
+		if st.guard >= 0 {
+			in.guard = b.slots[st.guard]
+		}
+		if err := b.instr(&in, st); err != nil {
+			return nil, err
+		}
+		k.code = append(k.code, in)
+		k.opcodes = append(k.opcodes, in.opcode)
+	}
+	return k, nil
+}
+
+func (b *builder) instr(in *instr, st *statement) error {
+	switch st.op {
+	case "bra":
+		if len(st.targets) != 1 || len(st.args) != 1 || !onlyMods(st, "uni") {
+			return b.unsupported("form of branch")
+		}
+		in.kind, in.target = kBranch, int32(st.targets[0])
+		return nil
+	case "brx":
+		if len(st.args) != 2 || len(st.targets) == 0 || !onlyMods(st, "idx", "uni") {
+			return b.unsupported("form of branch")
+		}
+		idx, err := b.src(st.args[0], tU32)
+		if err != nil {
+			return err
+		}
+		in.kind, in.index = kTable, idx
+		for _, t := range st.targets {
+			in.targets = append(in.targets, int32(t))
+		}
+		return nil
+	case "ret", "exit":
+		if len(st.args) != 0 || !onlyMods(st, "uni") {
+			return b.unsupported("form of exit")
+		}
+		in.kind = kExit
+		return nil
+	case "bar", "barrier":
+		return b.barrier(in, st)
+	}
+	d, ok := decoders[st.op]
+	if !ok {
+		return b.unsupported("unknown opcode")
+	}
+	exec, err := d(b, st)
+	if err != nil {
+		return err
+	}
+	in.exec = exec
+	if need := b.syncNeed(st); need != nil {
+		in.kind, in.need = kSync, need
+	}
+	return nil
+}
+
+// syncNeed says which lanes an instruction must have together: those of the
+// member mask for .sync forms, all live ones for .aligned forms.
+func (b *builder) syncNeed(st *statement) func(*warp, uint32) uint32 {
+	allLive := func(w *warp, _ uint32) uint32 { return w.live }
+	switch st.op {
+	case "mma", "ldmatrix", "stmatrix", "movmatrix":
+		return allLive
+	case "shfl", "vote", "match", "redux":
+		if !slices.Contains(st.mods, "sync") || len(st.args) == 0 {
+			return nil
+		}
+		mask, err := b.src(st.args[len(st.args)-1], tB32)
+		if err != nil {
+			return nil
+		}
+		uniform := st.op != "shfl"
+		return func(w *warp, m uint32) uint32 { return w.memberMask(mask, m, uniform) }
+	}
+	return nil
+}
+
+// memberMask reads the member mask of a .sync instruction: every executing
+// lane must be in its own mask, and lanes that exited do not count.
+// With uniform set, all must name the same lanes: collectives over several
+// masks at once are not modelled.
+func (w *warp) memberMask(s slot, m uint32, uniform bool) uint32 {
+	if m == 0 {
+		return 0
+	}
+	s.check(w, m)
+	var all uint32
+	first := uint32(s.get(w, firstLane(m)))
+	for i := 0; i < 32; i++ {
+		if m>>i&1 == 0 {
+			continue
+		}
+		mm := uint32(s.get(w, i))
+		if mm>>i&1 == 0 {
+			w.fail(KindOperand, i, "lane %d executes with member mask %#08x that lacks it", i, mm)
+		}
+		if uniform && mm != first {
+			w.fail(KindOperand, i, "member masks differ: %#08x and %#08x", first, mm)
+		}
+		all |= mm
+	}
+	return all & w.live
+}
+
+func onlyMods(st *statement, allowed ...string) bool {
+	for _, m := range st.mods {
+		if !slices.Contains(allowed, m) {
+			return false
+		}
+	}
+	return true
+}
+
+// modset is an instruction's suffixes, sorted out.
+type modset struct {
+	types []dtype
+	has   map[string]bool
+	round rounding
+	isRnd bool
+}
+
+// mods sorts suffixes into types, a rounding mode and flags; a suffix that is
+// none of these nor in allowed (blank-separated) is an error.
+func (b *builder) mods(st *statement, allowed string) (modset, error) {
+	ms := modset{has: map[string]bool{}}
+	ok := strings.Fields(allowed)
+	for _, m := range st.mods {
+		if slices.Contains(ok, m) {
+			ms.has[m] = true
+		} else if t, is := dtypeByName[m]; is {
+			ms.types = append(ms.types, t)
+		} else if r, is := roundingByName[m]; is && slices.Contains(ok, "ROUND") {
+			ms.round, ms.isRnd = r, true
+		} else {
+			return ms, b.unsupported("suffix .%s", m)
+		}
+	}
+	return ms, nil
+}
+
+func (b *builder) new32(name string) int32 {
+	b.k.names32 = append(b.k.names32, name)
+	b.k.n32++
+	return int32(b.k.n32 - 1)
+}
+
+func (b *builder) new64(name string) int32 {
+	b.k.names64 = append(b.k.names64, name)
+	b.k.n64++
+	return int32(b.k.n64 - 1)
+}
+
+func (b *builder) newPred(name string) int32 {
+	b.k.namesP = append(b.k.namesP, name)
+	b.k.nPred++
+	return int32(b.k.nPred - 1)
+}
+
+// constant gives a slot that holds bits in every lane.
+func (b *builder) constant(bits uint64, wide bool) int32 {
+	if wide {
+		s, ok := b.consts6[bits]
+		if !ok {
+			s = b.new64("constant")
+			b.consts6[bits] = s
+			b.k.const64 = append(b.k.const64, constSlot{s, bits})
+		}
+		return s
+	}
+	bits &= 0xffffffff
+	s, ok := b.consts[bits]
+	if !ok {
+		s = b.new32("constant")
+		b.consts[bits] = s
+		b.k.const32 = append(b.k.const32, constSlot{s, bits})
+	}
+	return s
+}
+
+// src resolves an operand read as type t. Registers keep their own width, so
+// that ld, st and cvt may use wider ones; sameWidth forbids that elsewhere.
+func (b *builder) src(a operand, t dtype) (slot, error) {
+	if a.neg && a.kind != argImm {
+		return slot{}, b.unsupported("negated operand %s", a.name)
+	}
+	switch a.kind {
+	case argReg:
+		rt := b.fn.regs[a.reg].typ
+		if rt == tPred {
+			return slot{}, b.unsupported("predicate %s as a value", a.name)
+		}
+		return slot{b.slots[a.reg], rt.size() == 8, t}, nil
+	case argImm:
+		bits := literalBits(a.bits, a.fp, a.neg, t)
+		if t.size() < 8 {
+			bits &= 1<<(8*max(t.size(), 1)) - 1
+		}
+		return slot{b.constant(bits, t.wide()), t.wide(), t}, nil
+	case argVar:
+		return slot{b.constant(b.address(a.v)+uint64(a.off), t.wide()), t.wide(), t}, nil
+	case argSpecial:
+		return b.specialReg(a.name, t)
+	}
+	return slot{}, b.unsupported("operand of this form")
+}
+
+// address of a variable in its own state space.
+func (b *builder) address(v *variable) uint64 {
+	if v.space == spGlobal || v.space == spConst {
+		return b.addrOf(v)
+	}
+	if v.space == spShared && v.extern {
+		b.k.dynAlign = max(b.k.dynAlign, v.align)
+		a := uint64(b.k.dynAlign)
+		return (uint64(b.fn.sharedFixed) + a - 1) &^ (a - 1)
+	}
+	return uint64(v.off)
+}
+
+// strict resolves a source whose register must be of t's class.
+func (b *builder) strict(a operand, t dtype) (slot, error) {
+	s, err := b.src(a, t)
+	if err == nil && s.wide != t.wide() {
+		err = b.unsupported("operand %s is not of %d bytes", a.name, t.size())
+	}
+	return s, err
+}
+
+// dst resolves a destination written as type t.
+func (b *builder) dst(a operand, t dtype) (slot, error) {
+	switch a.kind {
+	case argReg:
+		rt := b.fn.regs[a.reg].typ
+		if rt == tPred {
+			return slot{}, b.unsupported("predicate %s as a destination", a.name)
+		}
+		return slot{b.slots[a.reg], rt.size() == 8, t}, nil
+	case argSink:
+		if t.wide() {
+			return slot{b.sink64, true, t}, nil
+		}
+		return slot{b.sink32, false, t}, nil
+	}
+	return slot{}, b.unsupported("destination of this form")
+}
+
+func (b *builder) strictDst(a operand, t dtype) (slot, error) {
+	s, err := b.dst(a, t)
+	if err == nil && s.wide != t.wide() {
+		err = b.unsupported("destination %s is not of %d bytes", a.name, t.size())
+	}
+	return s, err
+}
+
+// predSlot is a predicate operand with its negation.
+type predSlot struct {
+	i   int32
+	neg bool
+}
+
+func (p predSlot) get(w *warp, m uint32) uint32 {
+	v := w.inPred(p.i, m)
+	if p.neg {
+		return ^v
+	}
+	return v
+}
+
+func (b *builder) pred(a operand) (predSlot, error) {
+	switch a.kind {
+	case argReg:
+		if b.fn.regs[a.reg].typ == tPred {
+			return predSlot{b.slots[a.reg], a.neg}, nil
+		}
+	case argSink:
+		return predSlot{b.sinkP, false}, nil
+	}
+	return predSlot{}, b.unsupported("%s is no predicate", a.name)
+}
+
+// args checks the number of operands.
+func (b *builder) args(n int) error {
+	if len(b.st.args) != n {
+		return b.unsupported("%d operands, want %d", len(b.st.args), n)
+	}
+	return nil
+}

@@ -1,0 +1,2 @@
+// Package ptxsim executes PTX, as nvcc emits it, on the CPU.
+package ptxsim

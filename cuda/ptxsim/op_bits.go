@@ -1,0 +1,425 @@
+package ptxsim
+
+import "math/bits"
+
+// predLogic is and/or/xor on predicates.
+func (b *builder) predLogic(op string) (execFn, error) {
+	if err := b.args(3); err != nil {
+		return nil, err
+	}
+	var p [3]predSlot
+	for i := range p {
+		var err error
+		if p[i], err = b.pred(b.st.args[i]); err != nil {
+			return nil, err
+		}
+	}
+	d, x, y := p[0].i, p[1], p[2]
+	switch op {
+	case "and":
+		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)&y.get(w, m), m) }, nil
+	case "or":
+		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)|y.get(w, m), m) }, nil
+	}
+	return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)^y.get(w, m), m) }, nil
+}
+
+func decodeLogic(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if t == tPred {
+		return b.predLogic(st.op)
+	}
+	if t.size() != 4 {
+		switch st.op {
+		case "and":
+			return b.map2(t, t, t, func(x, y uint64) uint64 { return x & y })
+		case "or":
+			return b.map2(t, t, t, func(x, y uint64) uint64 { return x | y })
+		}
+		return b.map2(t, t, t, func(x, y uint64) uint64 { return x ^ y })
+	}
+	d, x, y, err := b.slots2(t)
+	if err != nil {
+		return nil, err
+	}
+	switch st.op {
+	case "and":
+		return func(w *warp, m uint32) {
+			p, q := w.in32(x, m), w.in32(y, m)
+			o := w.out32(d, m)
+			for i := range o {
+				o[i] = p[i] & q[i]
+			}
+			w.put32(d, m)
+		}, nil
+	case "or":
+		return func(w *warp, m uint32) {
+			p, q := w.in32(x, m), w.in32(y, m)
+			o := w.out32(d, m)
+			for i := range o {
+				o[i] = p[i] | q[i]
+			}
+			w.put32(d, m)
+		}, nil
+	}
+	return func(w *warp, m uint32) {
+		p, q := w.in32(x, m), w.in32(y, m)
+		o := w.out32(d, m)
+		for i := range o {
+			o[i] = p[i] ^ q[i]
+		}
+		w.put32(d, m)
+	}, nil
+}
+
+func decodeNot(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if t == tPred {
+		if err := b.args(2); err != nil {
+			return nil, err
+		}
+		d, err := b.pred(st.args[0])
+		if err != nil {
+			return nil, err
+		}
+		x, err := b.pred(st.args[1])
+		if err != nil {
+			return nil, err
+		}
+		return func(w *warp, m uint32) { w.setPred(d.i, ^x.get(w, m), m) }, nil
+	}
+	if st.op == "cnot" {
+		return b.map1(t, t, func(x uint64) uint64 {
+			if x == 0 {
+				return 1
+			}
+			return 0
+		})
+	}
+	return b.map1(t, t, func(x uint64) uint64 { return ^x })
+}
+
+// decodeShift: amounts beyond the width are clamped to it, as PTX says.
+func decodeShift(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	width := uint64(8 * t.size())
+	if st.op == "shl" {
+		if t.size() == 4 {
+			if err := b.args(3); err != nil {
+				return nil, err
+			}
+			if st.args[2].kind == argImm {
+				return b.shlImm(t)
+			}
+		}
+		return b.map2(t, t, tU32, func(x, y uint64) uint64 { return x << min(y, width) })
+	}
+	if t.signed() {
+		return b.map2(t, t, tU32, func(x, y uint64) uint64 { return uint64(int64(x) >> min(y, 63)) })
+	}
+	return b.map2(t, t, tU32, func(x, y uint64) uint64 { return x >> min(y, width) })
+}
+
+func (b *builder) shlImm(t dtype) (execFn, error) {
+	d, err := b.strictDst(b.st.args[0], t)
+	if err != nil {
+		return nil, err
+	}
+	x, err := b.strict(b.st.args[1], t)
+	if err != nil {
+		return nil, err
+	}
+	n := min(b.st.args[2].bits&0xffffffff, 32)
+	return func(w *warp, m uint32) {
+		p := w.in32(x.i, m)
+		o := w.out32(d.i, m)
+		for i := range o {
+			o[i] = p[i] << n
+		}
+		w.put32(d.i, m)
+	}, nil
+}
+
+// decodeFunnel is shf: a 64-bit value {hi:lo} shifted, one half kept.
+func decodeFunnel(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "l r clamp wrap")
+	if err != nil {
+		return nil, err
+	}
+	if ms.has["l"] == ms.has["r"] || ms.has["clamp"] == ms.has["wrap"] {
+		return nil, b.unsupported("direction or mode missing")
+	}
+	return b.map3(tB32, tB32, tB32, tU32, func(lo, hi, n uint64) uint64 {
+		if ms.has["wrap"] {
+			n &= 31
+		} else {
+			n = min(n, 32)
+		}
+		v := hi<<32 | lo
+		if ms.has["l"] {
+			return v << n >> 32
+		}
+		return v >> n
+	})
+}
+
+func decodeBfe(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	return b.map3(t, t, tU32, tU32, func(x, pos, n uint64) uint64 { return bitExtract(t, x, pos&0xff, n&0xff) })
+}
+
+// bitExtract is bfe: signed fields are filled with their top bit, or with the
+// value's sign where they reach beyond it.
+func bitExtract(t dtype, x, pos, n uint64) uint64 {
+	width := uint64(8 * t.size())
+	if n == 0 {
+		return 0
+	}
+	var sbit uint64
+	if t.signed() {
+		sbit = x >> min(pos+n-1, width-1) & 1
+	}
+	x &= sizeMask(t)
+	var r uint64
+	if pos < width {
+		r = x >> pos
+		if k := min(n, width-pos); k < 64 {
+			r &= 1<<k - 1
+		}
+	}
+	if k := min(n, width-min(pos, width)); sbit == 1 && k < 64 {
+		r |= ^uint64(0) << k
+	}
+	return r
+}
+
+// decodeBfi: d = b with n bits of a inserted at pos.
+func decodeBfi(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.args(5); err != nil {
+		return nil, err
+	}
+	d, err := b.strictDst(st.args[0], t)
+	if err != nil {
+		return nil, err
+	}
+	var s [4]slot
+	for i, ty := range []dtype{t, t, tU32, tU32} {
+		if s[i], err = b.strict(st.args[i+1], ty); err != nil {
+			return nil, err
+		}
+	}
+	mask := sizeMask(t)
+	width := uint64(8 * t.size())
+	return func(w *warp, m uint32) {
+		for _, x := range s {
+			x.check(w, m)
+		}
+		for ; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros32(m)
+			pos, n := s[2].get(w, i)&0xff, s[3].get(w, i)&0xff
+			r := s[1].get(w, i)
+			if pos < width && n > 0 {
+				n = min(n, width-pos)
+				field := (^uint64(0) >> (64 - n)) << pos
+				r = r&^field | s[0].get(w, i)<<pos&field
+			}
+			d.set(w, i, r&mask)
+		}
+	}, nil
+}
+
+func decodeBfind(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "shiftamt")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	width := 8 * t.size()
+	return b.map1(tU32, t, func(x uint64) uint64 {
+		if t.signed() && int64(x) < 0 {
+			x = ^x
+		}
+		x &= sizeMask(t)
+		if x == 0 {
+			return 0xffffffff
+		}
+		top := bits.Len64(x) - 1
+		if ms.has["shiftamt"] {
+			top = width - 1 - top
+		}
+		return uint64(top)
+	})
+}
+
+// decodeCount is popc, clz and brev.
+func decodeCount(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	switch st.op {
+	case "popc":
+		return b.map1(tU32, t, func(x uint64) uint64 { return uint64(bits.OnesCount64(x)) })
+	case "clz":
+		return b.map1(tU32, t, func(x uint64) uint64 { return uint64(8*t.size() - bits.Len64(x)) })
+	}
+	return b.map1(t, t, func(x uint64) uint64 { return bits.Reverse64(x) >> (64 - 8*t.size()) })
+}
+
+// permute is prmt in its default mode: selector nibbles pick bytes of {b:a},
+// bit 3 of a nibble replicates the byte's sign.
+func permute(a, b, sel uint64) uint64 {
+	v := b<<32 | a&0xffffffff
+	var r uint64
+	for i := 0; i < 4; i++ {
+		s := sel >> (4 * i) & 0xf
+		by := v >> (8 * (s & 7)) & 0xff
+		if s&8 != 0 {
+			by = uint64(uint8(int8(by) >> 7))
+		}
+		r |= by << (8 * i)
+	}
+	return r
+}
+
+var permuteModes = map[string][4]uint64{ // selectors of the named modes by sel&3
+	"f4e": {0x3210, 0x4321, 0x5432, 0x6543}, "b4e": {0x5670, 0x6701, 0x7012, 0x0123},
+	"rc8": {0x0000, 0x1111, 0x2222, 0x3333}, "ecl": {0x3210, 0x3211, 0x3222, 0x3333},
+	"ecr": {0x0000, 0x1110, 0x2210, 0x3210}, "rc16": {0x1010, 0x3232, 0x1010, 0x3232},
+}
+
+func decodePrmt(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "f4e b4e rc8 ecl ecr rc16")
+	if err != nil {
+		return nil, err
+	}
+	for name := range ms.has {
+		tab := permuteModes[name]
+		return b.map3(tB32, tB32, tB32, tB32, func(x, y, s uint64) uint64 { return permute(x, y, tab[s&3]) })
+	}
+	return b.map3(tB32, tB32, tB32, tB32, permute)
+}
+
+// decodeLop3 evaluates the truth table in the immediate: bit (a<<2|b<<1|c).
+func decodeLop3(b *builder, st *statement) (execFn, error) {
+	if _, err := b.mods(st, ""); err != nil {
+		return nil, err
+	}
+	if err := b.args(5); err != nil {
+		return nil, err
+	}
+	if st.args[4].kind != argImm {
+		return nil, b.unsupported("truth table is no constant")
+	}
+	lut := uint32(st.args[4].bits)
+	d, err := b.strictDst(st.args[0], tB32)
+	if err != nil {
+		return nil, err
+	}
+	var s [3]slot
+	for i := range s {
+		if s[i], err = b.strict(st.args[i+1], tB32); err != nil {
+			return nil, err
+		}
+	}
+	return func(w *warp, m uint32) {
+		x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
+		o := w.out32(d.i, m)
+		switch lut {
+		case 0xea: // (a & b) | c: the unpacking idiom of int4 kernels
+			for i := range o {
+				o[i] = x[i]&y[i] | z[i]
+			}
+		case 0x6a: // (a & b) ^ c
+			for i := range o {
+				o[i] = x[i]&y[i] ^ z[i]
+			}
+		default:
+			for i := range o {
+				o[i] = lop3(x[i], y[i], z[i], lut)
+			}
+		}
+		w.put32(d.i, m)
+	}, nil
+}
+
+func lop3(a, b, c, lut uint32) uint32 {
+	var r uint32
+	for t := uint32(0); t < 8; t++ {
+		if lut>>t&1 == 0 {
+			continue
+		}
+		x, y, z := ^a, ^b, ^c
+		if t&4 != 0 {
+			x = a
+		}
+		if t&2 != 0 {
+			y = b
+		}
+		if t&1 != 0 {
+			z = c
+		}
+		r |= x & y & z
+	}
+	return r
+}
+
+// decodeBmsk and szext of PTX 7.6.
+func decodeBmsk(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "clamp wrap")
+	if err != nil {
+		return nil, err
+	}
+	return b.map2(tB32, tU32, tU32, func(pos, n uint64) uint64 {
+		if ms.has["wrap"] {
+			pos, n = pos&31, n&31
+		}
+		if pos >= 32 {
+			return 0
+		}
+		return (1<<min(n, 32) - 1) << pos
+	})
+}

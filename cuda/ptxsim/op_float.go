@@ -1,0 +1,408 @@
+package ptxsim
+
+import (
+	"math"
+	"math/bits"
+)
+
+// floatArith decodes add, sub, mul and div of every float type.
+func (b *builder) floatArith(op string, t dtype, ms modset) (execFn, error) {
+	mode, sat, ftz := ms.round, ms.has["sat"], ms.has["ftz"]
+	if t == tF32 && mode == roundNearest && !sat && !ftz && op != "div" {
+		return b.floatFast(op)
+	}
+	f := func(x, y float64) float64 {
+		switch op {
+		case "add":
+			return sumOdd(x, y)
+		case "sub":
+			return sumOdd(x, -y)
+		case "mul":
+			return x * y // exact for f32 and narrower
+		}
+		return divOdd(x, y)
+	}
+	switch t {
+	case tF16x2, tBF16x2:
+		e := halfOf(t)
+		return b.map2(t, t, t, func(x, y uint64) uint64 {
+			lo := floatOp(e, mode, sat, ftz, f, x&0xffff, y&0xffff)
+			return lo | floatOp(e, mode, sat, ftz, f, x>>16, y>>16)<<16
+		})
+	case tF64:
+		return b.map2(t, t, t, func(x, y uint64) uint64 {
+			p, q := math.Float64frombits(x), math.Float64frombits(y)
+			switch op {
+			case "add":
+				return math.Float64bits(p + q)
+			case "sub":
+				return math.Float64bits(p - q)
+			case "mul":
+				return math.Float64bits(p * q)
+			}
+			return math.Float64bits(p / q)
+		})
+	}
+	return b.map2(t, t, t, func(x, y uint64) uint64 { return floatOp(t, mode, sat, ftz, f, x, y) })
+}
+
+func halfOf(t dtype) dtype {
+	if t == tF16x2 {
+		return tF16
+	}
+	return tBF16
+}
+
+// floatOp computes one narrow float result through float64.
+func floatOp(t dtype, mode rounding, sat, ftz bool, f func(x, y float64) float64, x, y uint64) uint64 {
+	r := encodeFloat(f(decodeFloat(ftzIn(x, t, ftz), t), decodeFloat(ftzIn(y, t, ftz), t)), t, mode, false)
+	return finish(r, t, sat, ftz)
+}
+
+// ftzIn flushes a subnormal operand.
+func ftzIn(x uint64, t dtype, ftz bool) uint64 {
+	if !ftz {
+		return x
+	}
+	if t == tF32 {
+		return uint64(flush(uint32(x)))
+	}
+	if t == tF16 && x&0x7c00 == 0 {
+		return x & 0x8000
+	}
+	return x
+}
+
+// finish flushes and saturates a result to [0, 1] as asked.
+func finish(r uint64, t dtype, sat, ftz bool) uint64 {
+	r = ftzIn(r, t, ftz)
+	if sat {
+		v := decodeFloat(r, t)
+		switch {
+		case !(v > 0): // NaN becomes +0 too
+			return encodeFloat(0, t, roundNearest, false)
+		case v > 1:
+			return encodeFloat(1, t, roundNearest, false)
+		}
+	}
+	return r
+}
+
+// divOdd is x/y rounded to odd.
+func divOdd(x, y float64) float64 {
+	q := x / y
+	if math.IsInf(q, 0) || q != q || q == 0 {
+		return q
+	}
+	r := math.FMA(-q, y, x) // exact remainder
+	if r == 0 || math.Float64bits(q)&1 == 1 {
+		return q
+	}
+	up := (r > 0) == (y > 0) // the true quotient is above q
+	bitsQ := math.Float64bits(q)
+	if up == (q > 0) {
+		return math.Float64frombits(bitsQ + 1)
+	}
+	return math.Float64frombits(bitsQ - 1)
+}
+
+// floatFast is f32 add, sub and mul to nearest.
+func (b *builder) floatFast(op string) (execFn, error) {
+	d, x, y, err := b.slots2(tF32)
+	if err != nil {
+		return nil, err
+	}
+	switch op {
+	case "add":
+		return func(w *warp, m uint32) {
+			p, q := w.in32(x, m), w.in32(y, m)
+			o := w.out32(d, m)
+			for i := range o {
+				o[i] = canonNaN(math.Float32frombits(p[i]) + math.Float32frombits(q[i]))
+			}
+			w.put32(d, m)
+		}, nil
+	case "sub":
+		return func(w *warp, m uint32) {
+			p, q := w.in32(x, m), w.in32(y, m)
+			o := w.out32(d, m)
+			for i := range o {
+				o[i] = canonNaN(math.Float32frombits(p[i]) - math.Float32frombits(q[i]))
+			}
+			w.put32(d, m)
+		}, nil
+	}
+	return func(w *warp, m uint32) {
+		p, q := w.in32(x, m), w.in32(y, m)
+		o := w.out32(d, m)
+		for i := range o {
+			o[i] = canonNaN(math.Float32frombits(p[i]) * math.Float32frombits(q[i]))
+		}
+		w.put32(d, m)
+	}, nil
+}
+
+// canonNaN gives the bits of x; every NaN is the canonical 0x7fffffff.
+func canonNaN(x float32) uint32 {
+	if x != x {
+		return 0x7fffffff
+	}
+	return math.Float32bits(x)
+}
+
+// floatFma decodes fma and mad of floats: one rounding.
+func (b *builder) floatFma(t dtype, ms modset) (execFn, error) {
+	mode, sat, ftz, relu := ms.round, ms.has["sat"], ms.has["ftz"], ms.has["relu"]
+	if t == tF64 {
+		if mode != roundNearest {
+			return nil, b.unsupported("rounding of f64")
+		}
+		return b.map3(t, t, t, t, func(x, y, z uint64) uint64 {
+			return math.Float64bits(math.FMA(math.Float64frombits(x), math.Float64frombits(y), math.Float64frombits(z)))
+		})
+	}
+	if t == tF32 && mode == roundNearest && !sat && !ftz && !relu {
+		return b.fmaFast()
+	}
+	one := func(e dtype, x, y, z uint64) uint64 {
+		p := decodeFloat(ftzIn(x, e, ftz), e) * decodeFloat(ftzIn(y, e, ftz), e) // exact
+		r := finish(encodeFloat(sumOdd(p, decodeFloat(ftzIn(z, e, ftz), e)), e, mode, false), e, sat, ftz)
+		if relu && decodeFloat(r, e) < 0 {
+			return 0
+		}
+		return r
+	}
+	if t == tF16x2 || t == tBF16x2 {
+		e := halfOf(t)
+		return b.map3(t, t, t, t, func(x, y, z uint64) uint64 {
+			return one(e, x&0xffff, y&0xffff, z&0xffff) | one(e, x>>16, y>>16, z>>16)<<16
+		})
+	}
+	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return one(t, x, y, z) })
+}
+
+func (b *builder) fmaFast() (execFn, error) {
+	if err := b.args(4); err != nil {
+		return nil, err
+	}
+	d, err := b.strictDst(b.st.args[0], tF32)
+	if err != nil {
+		return nil, err
+	}
+	var s [3]slot
+	for i := range s {
+		if s[i], err = b.strict(b.st.args[i+1], tF32); err != nil {
+			return nil, err
+		}
+	}
+	return func(w *warp, m uint32) {
+		x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
+		o := w.out32(d.i, m)
+		for i := range o {
+			o[i] = canonNaN(fma32(math.Float32frombits(x[i]), math.Float32frombits(y[i]), math.Float32frombits(z[i])))
+		}
+		w.put32(d.i, m)
+	}, nil
+}
+
+func decodeFma(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "ftz sat relu noftz oob ROUND")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if !t.float() || ms.has["oob"] {
+		return nil, b.unsupported("fma of %s", t)
+	}
+	return b.floatFma(t, ms)
+}
+
+// floatMinMax: a NaN loses unless .NaN; -0 is below +0.
+func (b *builder) floatMinMax(isMax bool, t dtype, ms modset) (execFn, error) {
+	if ms.has["abs"] || ms.has["xorsign"] || ms.has["relu"] {
+		return nil, b.unsupported("suffix of a float minimum")
+	}
+	pick := func(e dtype, x, y uint64) uint64 {
+		x, y = ftzIn(x, e, ms.has["ftz"]), ftzIn(y, e, ms.has["ftz"])
+		p, q := decodeFloat(x, e), decodeFloat(y, e)
+		switch {
+		case p != p && q != q, ms.has["NaN"] && (p != p || q != q):
+			return encodeFloat(math.NaN(), e, roundNearest, false) & sizeMask(e)
+		case p != p:
+			return y
+		case q != q:
+			return x
+		}
+		less := p < q || p == q && math.Signbit(p) && !math.Signbit(q)
+		if less == isMax {
+			return y
+		}
+		return x
+	}
+	if t == tF16x2 || t == tBF16x2 {
+		e := halfOf(t)
+		return b.map2(t, t, t, func(x, y uint64) uint64 { return pick(e, x&0xffff, y&0xffff) | pick(e, x>>16, y>>16)<<16 })
+	}
+	return b.map2(t, t, t, func(x, y uint64) uint64 { return pick(t, x, y) })
+}
+
+// approximations are exact functions rounded once: a GPU's differ in the last bits.
+var approximations = map[string]func(float64) float64{
+	"ex2": math.Exp2, "lg2": math.Log2, "sin": math.Sin, "cos": math.Cos, "tanh": math.Tanh,
+	"rcp": func(x float64) float64 { return divOdd(1, x) }, "sqrt": sqrtOdd,
+	"rsqrt": func(x float64) float64 {
+		if x == 0 {
+			return math.Copysign(math.Inf(1), x)
+		}
+		return 1 / math.Sqrt(x)
+	},
+}
+
+// sqrtOdd is the square root rounded to odd.
+func sqrtOdd(x float64) float64 {
+	s := math.Sqrt(x)
+	if s != s || s == 0 || math.IsInf(s, 0) {
+		return s
+	}
+	r := math.FMA(-s, s, x)
+	b := math.Float64bits(s)
+	if r == 0 || b&1 == 1 {
+		return s
+	}
+	if r > 0 {
+		return math.Float64frombits(b + 1)
+	}
+	return math.Float64frombits(b - 1)
+}
+
+// decodeApprox is the one-operand functions, approximate and rounded.
+func decodeApprox(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "approx ftz ftz64 ROUND")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	f, ftz, mode := approximations[st.op], ms.has["ftz"], ms.round
+	if !t.float() {
+		return nil, b.unsupported("type %s", t)
+	}
+	if t == tF32 && mode == roundNearest {
+		return b.approxFast(f, ftz)
+	}
+	if t == tF64 && st.op == "sqrt" {
+		f = math.Sqrt
+	} else if t == tF64 && st.op == "rcp" {
+		f = func(x float64) float64 { return 1 / x }
+	}
+	one := func(e dtype, x uint64) uint64 {
+		r := encodeFloat(f(decodeFloat(ftzIn(x, e, ftz), e)), e, mode, false)
+		return ftzIn(r, e, ftz)
+	}
+	if t == tF16x2 || t == tBF16x2 {
+		e := halfOf(t)
+		return b.map1(t, t, func(x uint64) uint64 { return one(e, x&0xffff) | one(e, x>>16)<<16 })
+	}
+	return b.map1(t, t, func(x uint64) uint64 { return one(t, x) })
+}
+
+func (b *builder) approxFast(f func(float64) float64, ftz bool) (execFn, error) {
+	if err := b.args(2); err != nil {
+		return nil, err
+	}
+	d, err := b.strictDst(b.st.args[0], tF32)
+	if err != nil {
+		return nil, err
+	}
+	x, err := b.strict(b.st.args[1], tF32)
+	if err != nil {
+		return nil, err
+	}
+	return func(w *warp, m uint32) {
+		p := w.in32(x.i, m)
+		w.d32[d.i] |= m
+		o := &w.r32[d.i]
+		for ; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros32(m) & 31
+			v := p[i]
+			if ftz {
+				v = flush(v)
+			}
+			v = canonNaN(float32(f(float64(math.Float32frombits(v)))))
+			if ftz {
+				v = flush(v)
+			}
+			o[i] = v
+		}
+	}, nil
+}
+
+func decodeCopysign(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	sign := uint64(1) << (8*t.size() - 1)
+	return b.map2(t, t, t, func(x, y uint64) uint64 { return x&sign | y&^sign }) // sign of the first
+}
+
+func decodeTestp(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "finite infinite number notanumber normal subnormal")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.args(2); err != nil {
+		return nil, err
+	}
+	d, err := b.pred(st.args[0])
+	if err != nil {
+		return nil, err
+	}
+	x, err := b.strict(st.args[1], t)
+	if err != nil {
+		return nil, err
+	}
+	smallest := 0x1p-126
+	if t == tF64 {
+		smallest = 0x1p-1022
+	}
+	return func(w *warp, m uint32) {
+		x.check(w, m)
+		var r uint32
+		for i := 0; i < 32; i++ {
+			v := math.Abs(decodeFloat(x.get(w, i), t))
+			ok := false
+			switch {
+			case ms.has["finite"]:
+				ok = v <= math.MaxFloat64
+			case ms.has["infinite"]:
+				ok = math.IsInf(v, 0)
+			case ms.has["number"]:
+				ok = v == v
+			case ms.has["notanumber"]:
+				ok = v != v
+			case ms.has["normal"]:
+				ok = v >= smallest && v <= math.MaxFloat64
+			case ms.has["subnormal"]:
+				ok = v > 0 && v < smallest
+			}
+			if ok {
+				r |= 1 << i
+			}
+		}
+		w.setPred(d.i, r, m)
+	}, nil
+}

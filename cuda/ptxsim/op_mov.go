@@ -1,0 +1,356 @@
+package ptxsim
+
+import "math/bits"
+
+// The windows of generic addressing. Global addresses are their own generic
+// addresses; shared and local offsets are moved up into their windows.
+const (
+	sharedWindow = uint64(0x7e0000000000)
+	localWindow  = uint64(0x7d0000000000)
+	windowSize   = uint64(1 << 32)
+)
+
+// decodeMov moves without reading: poison travels with the value.
+func decodeMov(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.args(2); err != nil {
+		return nil, err
+	}
+	dst, src := st.args[0], st.args[1]
+	switch {
+	case t == tPred:
+		return b.movPred(dst, src)
+	case dst.kind == argVec:
+		return b.unpack(dst, src, t)
+	case src.kind == argVec:
+		return b.pack(dst, src, t)
+	}
+	d, err := b.strictDst(dst, t)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.src(src, t)
+	if err != nil {
+		return nil, err
+	}
+	if s.wide != d.wide {
+		if src.kind != argSpecial { // mov.u64 %rd, %clock and the like widen
+			return nil, b.unsupported("widths differ")
+		}
+		return func(w *warp, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				i := bits.TrailingZeros32(m)
+				d.set(w, i, s.get(w, i))
+			}
+		}, nil
+	}
+	if d.wide {
+		return func(w *warp, m uint32) {
+			w.d64[d.i] = w.d64[d.i]&^m | w.d64[s.i]&m
+			o, p := &w.r64[d.i], &w.r64[s.i]
+			if m == full {
+				*o = *p
+				return
+			}
+			for ; m != 0; m &= m - 1 {
+				i := bits.TrailingZeros32(m) & 31
+				o[i] = p[i]
+			}
+		}, nil
+	}
+	return func(w *warp, m uint32) {
+		w.d32[d.i] = w.d32[d.i]&^m | w.d32[s.i]&m
+		o, p := &w.r32[d.i], &w.r32[s.i]
+		if m == full {
+			*o = *p
+			return
+		}
+		for ; m != 0; m &= m - 1 {
+			i := bits.TrailingZeros32(m) & 31
+			o[i] = p[i]
+		}
+	}, nil
+}
+
+func (b *builder) movPred(dst, src operand) (execFn, error) {
+	d, err := b.pred(dst)
+	if err != nil {
+		return nil, err
+	}
+	if src.kind == argImm {
+		v := uint32(0)
+		if src.bits != 0 {
+			v = full
+		}
+		return func(w *warp, m uint32) { w.setPred(d.i, v, m) }, nil
+	}
+	s, err := b.pred(src)
+	if err != nil {
+		return nil, err
+	}
+	return func(w *warp, m uint32) {
+		def := w.dpr[s.i]
+		v := w.pr[s.i]
+		if s.neg {
+			v = ^v
+		}
+		w.setPred(d.i, v, m)
+		w.dpr[d.i] = w.dpr[d.i]&^m | def&m
+	}, nil
+}
+
+// partType is the type of one of n equal parts of t.
+func (b *builder) partType(t dtype, n int) (dtype, error) {
+	switch t.size() * 8 / max(n, 1) {
+	case 8:
+		return tB8, nil
+	case 16:
+		return tB16, nil
+	case 32:
+		return tB32, nil
+	}
+	return tNone, b.unsupported("%d parts of %s", n, t)
+}
+
+// pack is mov.b32 d, {lo, hi}: one poisoned part poisons the whole.
+func (b *builder) pack(dst, src operand, t dtype) (execFn, error) {
+	pt, err := b.partType(t, len(src.list))
+	if err != nil {
+		return nil, err
+	}
+	d, err := b.strictDst(dst, t)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]slot, len(src.list))
+	for i, a := range src.list {
+		if parts[i], err = b.strict(a, pt); err != nil {
+			return nil, err
+		}
+	}
+	width := 8 * pt.size()
+	return func(w *warp, m uint32) {
+		def := full
+		for _, p := range parts {
+			def &= w.d32[p.i]
+		}
+		for mm := m; mm != 0; mm &= mm - 1 {
+			i := bits.TrailingZeros32(mm)
+			var v uint64
+			for k, p := range parts {
+				v |= p.get(w, i) << (k * width)
+			}
+			d.set(w, i, v)
+		}
+		if d.wide {
+			w.d64[d.i] = w.d64[d.i]&^m | def&m
+		} else {
+			w.d32[d.i] = w.d32[d.i]&^m | def&m
+		}
+	}, nil
+}
+
+// unpack is mov.b32 {lo, hi}, a.
+func (b *builder) unpack(dst, src operand, t dtype) (execFn, error) {
+	pt, err := b.partType(t, len(dst.list))
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.strict(src, t)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]slot, len(dst.list))
+	for i, a := range dst.list {
+		if parts[i], err = b.strictDst(a, pt); err != nil {
+			return nil, err
+		}
+	}
+	width, mask := 8*pt.size(), sizeMask(pt)
+	return func(w *warp, m uint32) {
+		def := w.d32
+		if s.wide {
+			def = w.d64
+		}
+		known := def[s.i]
+		for mm := m; mm != 0; mm &= mm - 1 {
+			i := bits.TrailingZeros32(mm)
+			v := s.get(w, i)
+			for k, p := range parts {
+				p.set(w, i, v>>(k*width)&mask)
+			}
+		}
+		for _, p := range parts {
+			w.d32[p.i] &^= m &^ known
+		}
+	}, nil
+}
+
+// decodeSelp: only the chosen operand must be defined, and poison travels.
+func decodeSelp(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "")
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.one(ms)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.args(4); err != nil {
+		return nil, err
+	}
+	d, err := b.strictDst(st.args[0], t)
+	if err != nil {
+		return nil, err
+	}
+	x, err := b.strict(st.args[1], t)
+	if err != nil {
+		return nil, err
+	}
+	y, err := b.strict(st.args[2], t)
+	if err != nil {
+		return nil, err
+	}
+	p, err := b.pred(st.args[3])
+	if err != nil {
+		return nil, err
+	}
+	if t.wide() {
+		return func(w *warp, m uint32) {
+			c := p.get(w, m)
+			def := w.d64[x.i]&c | w.d64[y.i]&^c
+			o, q, r := w.out64(d.i, m), &w.r64[x.i], &w.r64[y.i]
+			for i := range o {
+				if c>>i&1 != 0 {
+					o[i] = q[i]
+				} else {
+					o[i] = r[i]
+				}
+			}
+			w.put64(d.i, m)
+			w.d64[d.i] &^= m &^ def
+		}, nil
+	}
+	return func(w *warp, m uint32) {
+		c := p.get(w, m)
+		def := w.d32[x.i]&c | w.d32[y.i]&^c
+		o, q, r := w.out32(d.i, m), &w.r32[x.i], &w.r32[y.i]
+		for i := range o {
+			if c>>i&1 != 0 {
+				o[i] = q[i]
+			} else {
+				o[i] = r[i]
+			}
+		}
+		w.put32(d.i, m)
+		w.d32[d.i] &^= m &^ def
+	}, nil
+}
+
+// decodeSlct: d = a if c >= 0 else b.
+func decodeSlct(b *builder, st *statement) (execFn, error) {
+	ms, err := b.mods(st, "ftz")
+	if err != nil {
+		return nil, err
+	}
+	if len(ms.types) != 2 {
+		return nil, b.unsupported("%d types", len(ms.types))
+	}
+	t, ct := ms.types[0], ms.types[1]
+	return b.map3(t, t, t, ct, func(x, y, c uint64) uint64 {
+		if ct == tF32 && decodeFloat(c, ct) >= 0 || ct == tS32 && int64(c) >= 0 {
+			return x
+		}
+		return y
+	})
+}
+
+// decodeCvta converts between a state space and the generic space.
+func decodeCvta(b *builder, st *statement) (execFn, error) {
+	to, sp := false, spGeneric
+	for _, m := range st.mods {
+		if s, ok := spaceByName[m]; ok {
+			sp = s
+		} else if m == "to" {
+			to = true
+		} else if m != "u64" {
+			return nil, b.unsupported("suffix .%s", m)
+		}
+	}
+	var base uint64
+	switch sp {
+	case spShared:
+		base = sharedWindow
+	case spLocal:
+		base = localWindow
+	case spGlobal, spConst, spParam:
+	default:
+		return nil, b.unsupported("state space missing")
+	}
+	if to {
+		base = -base
+	}
+	return b.map1(tU64, tU64, func(x uint64) uint64 { return x + base })
+}
+
+func decodeIsspacep(b *builder, st *statement) (execFn, error) {
+	if len(st.mods) != 1 {
+		return nil, b.unsupported("suffixes")
+	}
+	sp, ok := spaceByName[st.mods[0]]
+	if !ok {
+		return nil, b.unsupported("state space %s", st.mods[0])
+	}
+	if err := b.args(2); err != nil {
+		return nil, err
+	}
+	d, err := b.pred(st.args[0])
+	if err != nil {
+		return nil, err
+	}
+	x, err := b.strict(st.args[1], tU64)
+	if err != nil {
+		return nil, err
+	}
+	return func(w *warp, m uint32) {
+		x.check(w, m)
+		var r uint32
+		for i := 0; i < 32; i++ {
+			if s, _ := splitGeneric(x.get(w, i)); s == sp {
+				r |= 1 << i
+			}
+		}
+		w.setPred(d.i, r, m)
+	}, nil
+}
+
+// splitGeneric gives a generic address's space and the address within it.
+func splitGeneric(a uint64) (space, uint64) {
+	switch {
+	case a-sharedWindow < windowSize:
+		return spShared, a - sharedWindow
+	case a-localWindow < windowSize:
+		return spLocal, a - localWindow
+	}
+	return spGlobal, a
+}
+
+// decodeNothing is for hints and orderings that an in-order machine keeps anyway.
+func decodeNothing(b *builder, st *statement) (execFn, error) {
+	return func(*warp, uint32) {}, nil
+}
+
+func decodeTrap(b *builder, st *statement) (execFn, error) {
+	return func(w *warp, m uint32) {
+		if m != 0 {
+			w.fail(KindTrap, firstLane(m), "the kernel asked for it")
+		}
+	}, nil
+}

@@ -1,0 +1,435 @@
+package ptxsim
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// block parses { declarations, labels, instructions, blocks }.
+func (p *parser) block(depth int) error {
+	if err := p.expect("{"); err != nil {
+		return err
+	}
+	if depth > 0 {
+		if err := p.pushScope(); err != nil {
+			return err
+		}
+	}
+	for !p.is("}") {
+		if p.tok.kind == tokEOF {
+			return p.errorf("%s: body not closed", p.fn.name)
+		}
+		if err := p.bodyItem(depth); err != nil {
+			return err
+		}
+	}
+	p.scopes = p.scopes[:len(p.scopes)-1]
+	return p.advance()
+}
+
+func (p *parser) bodyItem(depth int) error {
+	switch {
+	case p.is("{"):
+		return p.block(depth + 1)
+	case p.is(";"):
+		return p.advance()
+	case p.tok.kind == tokDot:
+		return p.bodyDirective()
+	case p.is("@"), p.tok.kind == tokIdent:
+		return p.labelOrInstr()
+	}
+	return p.errorf("unexpected %q", p.tok.text)
+}
+
+func (p *parser) bodyDirective() error {
+	switch p.tok.text {
+	case ".reg":
+		return p.regDecl()
+	case ".local", ".shared", ".const", ".global", ".param":
+		vs, err := p.varDecl(linkage{})
+		if err != nil {
+			return err
+		}
+		for _, v := range vs {
+			p.scopes[len(p.scopes)-1].vars[v.name] = v
+			switch v.space {
+			case spLocal, spShared:
+				p.fn.vars = append(p.fn.vars, v)
+			case spGlobal, spConst:
+				if _, dup := p.prog.globals[v.name]; dup {
+					return p.errorf("%s declared twice", v.name)
+				}
+				p.prog.globals[v.name] = v
+				p.prog.vars = append(p.prog.vars, v)
+			}
+		}
+		return nil
+	case ".loc", ".file", ".pragma", ".section", ".callprototype":
+		return p.skipDirective()
+	}
+	return p.errorf("unknown directive %q", p.tok.text)
+}
+
+// regDecl parses ".reg .b32 %r<12>;" or ".reg .f16 low, high;".
+func (p *parser) regDecl() error {
+	if err := p.advance(); err != nil {
+		return err
+	}
+	for p.is(".v2") || p.is(".v4") {
+		return p.errorf("vector registers are not supported")
+	}
+	if p.tok.kind != tokDot {
+		return p.errorf("register without a type")
+	}
+	t, ok := dtypeByName[p.tok.text[1:]]
+	if !ok {
+		return p.errorf("unknown register type %q", p.tok.text)
+	}
+	if err := p.advance(); err != nil {
+		return err
+	}
+	sc := p.scopes[len(p.scopes)-1]
+	for {
+		name, err := p.ident()
+		if err != nil {
+			return err
+		}
+		if ok, err := p.accept("<"); err != nil {
+			return err
+		} else if ok {
+			n, err := p.intLit()
+			if err != nil {
+				return err
+			}
+			if n < 0 || n > maxRegs {
+				return p.errorf("%d registers %s, at most %d", n, name, maxRegs)
+			}
+			sc.ranges = append(sc.ranges, regRange{name, int(n), t})
+			if err := p.expect(">"); err != nil {
+				return err
+			}
+		} else {
+			sc.regs[name] = t
+		}
+		if ok, err := p.accept(","); err != nil {
+			return err
+		} else if !ok {
+			break
+		}
+	}
+	return p.expect(";")
+}
+
+// lookupReg finds the register that name means here and gives its index in
+// fn.regs; registers get an index at first use, so that declaring many costs nothing.
+func (p *parser) lookupReg(name string) (int, bool) {
+	for i := len(p.scopes) - 1; i >= 0; i-- {
+		sc := p.scopes[i]
+		t, ok := sc.regs[name]
+		if !ok {
+			for _, r := range sc.ranges {
+				digits, found := strings.CutPrefix(name, r.prefix)
+				if !found || digits == "" || len(digits) > 1 && digits[0] == '0' {
+					continue
+				}
+				if n, err := strconv.Atoi(digits); err == nil && n >= 0 && n < r.count {
+					t, ok = r.typ, true
+					break
+				}
+			}
+		}
+		if !ok {
+			continue
+		}
+		key := strconv.Itoa(sc.id) + "/" + name
+		idx, seen := p.regIndex[key]
+		if !seen {
+			idx = len(p.fn.regs)
+			p.fn.regs = append(p.fn.regs, register{name, t})
+			p.regIndex[key] = idx
+		}
+		return idx, true
+	}
+	return 0, false
+}
+
+func (p *parser) lookupVar(name string) *variable {
+	for i := len(p.scopes) - 1; i >= 0; i-- {
+		if v := p.scopes[i].vars[name]; v != nil {
+			return v
+		}
+	}
+	return p.prog.globals[name]
+}
+
+func (p *parser) labelOrInstr() error {
+	st := &statement{guard: -1, line: p.tok.line, pos: p.tok.pos}
+	if ok, err := p.accept("@"); err != nil {
+		return err
+	} else if ok {
+		if st.guardNeg, err = p.accept("!"); err != nil {
+			return err
+		}
+		name, err := p.ident()
+		if err != nil {
+			return err
+		}
+		idx, found := p.lookupReg(name)
+		if !found || p.fn.regs[idx].typ != tPred {
+			return p.errorf("guard %q is no predicate", name)
+		}
+		st.guard = idx
+	}
+	st.line = p.tok.line
+	name, err := p.ident()
+	if err != nil {
+		return err
+	}
+	if p.is(":") && st.guard < 0 {
+		return p.label(name)
+	}
+	st.op = name
+	for p.tok.kind == tokDot {
+		st.mods = append(st.mods, p.tok.text[1:])
+		if err := p.advance(); err != nil {
+			return err
+		}
+	}
+	for !p.is(";") {
+		from := p.tok.pos
+		a, err := p.operand(0)
+		if err != nil {
+			return err
+		}
+		st.args = append(st.args, a)
+		st.argSpan = append(st.argSpan, [2]int{from, p.prevEnd})
+		if ok, err := p.accept(","); err != nil {
+			return err
+		} else if !ok {
+			break
+		}
+	}
+	st.end = p.tok.end
+	st.scope = p.scopes[len(p.scopes)-1].id
+	p.fn.body = append(p.fn.body, st)
+	return p.expect(";")
+}
+
+func (p *parser) label(name string) error {
+	if err := p.advance(); err != nil {
+		return err
+	}
+	key := strconv.Itoa(p.scopes[len(p.scopes)-1].id) + "/" + name
+	if p.is(".branchtargets") {
+		if err := p.advance(); err != nil {
+			return err
+		}
+		var list []string
+		for {
+			l, err := p.ident()
+			if err != nil {
+				return err
+			}
+			list = append(list, l)
+			if ok, err := p.accept(","); err != nil {
+				return err
+			} else if !ok {
+				break
+			}
+		}
+		p.fn.tables[key] = list
+		return p.expect(";")
+	}
+	if _, dup := p.labels[key]; dup {
+		return p.errorf("label %s defined twice", name)
+	}
+	p.labels[key] = len(p.fn.body)
+	return nil
+}
+
+// operand parses one argument of an instruction.
+func (p *parser) operand(depth int) (operand, error) {
+	if depth > 4 {
+		return operand{}, p.errorf("operand nested too deeply")
+	}
+	switch {
+	case p.is("{"), p.is("("):
+		return p.operandList(depth)
+	case p.is("["):
+		return p.address()
+	case p.is("!"):
+		if err := p.advance(); err != nil {
+			return operand{}, err
+		}
+		a, err := p.operand(depth + 1)
+		a.neg = true
+		return a, err
+	case p.is("-"), p.tok.kind == tokNumber:
+		return p.literal()
+	case p.tok.kind == tokIdent:
+		a, err := p.name()
+		if err != nil {
+			return a, err
+		}
+		if p.is("|") {
+			if err := p.advance(); err != nil {
+				return a, err
+			}
+			b, err := p.name()
+			return operand{kind: argPair, list: []operand{a, b}}, err
+		}
+		if p.is("+") && a.kind == argVar {
+			if err := p.advance(); err != nil {
+				return a, err
+			}
+			a.off, err = p.intLit()
+		}
+		return a, err
+	}
+	return operand{}, p.errorf("unexpected %q among the operands", p.tok.text)
+}
+
+func (p *parser) operandList(depth int) (operand, error) {
+	a, closing := operand{kind: argVec}, "}"
+	if p.is("(") {
+		a.kind, closing = argList, ")"
+	}
+	if err := p.advance(); err != nil {
+		return a, err
+	}
+	for !p.is(closing) {
+		e, err := p.operand(depth + 1)
+		if err != nil {
+			return a, err
+		}
+		if len(a.list) >= 64 {
+			return a, p.errorf("more than 64 elements in a vector")
+		}
+		a.list = append(a.list, e)
+		if ok, err := p.accept(","); err != nil {
+			return a, err
+		} else if !ok {
+			break
+		}
+	}
+	return a, p.expect(closing)
+}
+
+func (p *parser) literal() (operand, error) {
+	neg, err := p.accept("-")
+	if err != nil {
+		return operand{}, err
+	}
+	bits, fp, err := parseNumber(p.tok.text)
+	if p.tok.kind != tokNumber || err != nil {
+		return operand{}, p.errorf("bad literal %q", p.tok.text)
+	}
+	if neg && fp == 0 {
+		bits = -bits
+	}
+	return operand{kind: argImm, bits: bits, fp: fp, neg: neg && fp != 0}, p.advance()
+}
+
+// name parses a register, a special register, a variable or a label.
+func (p *parser) name() (operand, error) {
+	s := p.tok.text
+	end := p.tok.end
+	if _, err := p.ident(); err != nil {
+		return operand{}, err
+	}
+	if s == "_" {
+		return operand{kind: argSink}, nil
+	}
+	if s[0] == '%' && p.tok.kind == tokDot && p.tok.pos == end { // %tid.x
+		s += p.tok.text
+		if err := p.advance(); err != nil {
+			return operand{}, err
+		}
+	}
+	if i, ok := p.lookupReg(s); ok {
+		return operand{kind: argReg, reg: i, name: s}, nil
+	}
+	if v := p.lookupVar(s); v != nil {
+		return operand{kind: argVar, v: v, name: s}, nil
+	}
+	if s[0] == '%' || s == "WARP_SZ" {
+		return operand{kind: argSpecial, name: s}, nil
+	}
+	return operand{kind: argLabel, name: s}, nil
+}
+
+// address parses [reg], [reg+off], [var+off], [off].
+func (p *parser) address() (operand, error) {
+	a := operand{kind: argMem}
+	if err := p.advance(); err != nil {
+		return a, err
+	}
+	if p.tok.kind == tokIdent {
+		b, err := p.name()
+		if err != nil {
+			return a, err
+		}
+		switch b.kind {
+		case argReg:
+			a.reg, a.isReg = b.reg, true
+		case argVar:
+			a.v = b.v
+		default:
+			return a, p.errorf("%q is no address", b.name)
+		}
+		a.name = b.name
+		if ok, err := p.accept("+"); err != nil {
+			return a, err
+		} else if !ok && !p.is("-") {
+			return a, p.expect("]")
+		}
+	}
+	var err error
+	if a.off, err = p.intLit(); err != nil {
+		return a, err
+	}
+	return a, p.expect("]")
+}
+
+// resolveLabels turns the names in branches into indices, from the branch's own
+// scope outwards.
+func (p *parser) resolveLabels() error {
+	find := func(sc int, name string) (int, bool) {
+		for ; sc >= 0; sc = p.parents[sc] {
+			if i, ok := p.labels[strconv.Itoa(sc)+"/"+name]; ok {
+				return i, true
+			}
+		}
+		return 0, false
+	}
+	for _, st := range p.fn.body {
+		var names []string
+		for _, a := range st.args {
+			if a.kind == argLabel {
+				names = append(names, a.name)
+			}
+		}
+		if st.op == "brx" && len(names) == 1 {
+			var list []string
+			for sc := st.scope; sc >= 0 && list == nil; sc = p.parents[sc] {
+				list = p.fn.tables[strconv.Itoa(sc)+"/"+names[0]]
+			}
+			if list == nil {
+				return fmt.Errorf("line %d: no .branchtargets %s: %w", st.line, names[0], ErrSyntax)
+			}
+			names = list
+		}
+		if st.op == "call" {
+			continue
+		}
+		for _, n := range names {
+			i, ok := find(st.scope, n)
+			if !ok {
+				return fmt.Errorf("line %d: %s: unknown name %s: %w", st.line, st.opcode(), n, ErrSyntax)
+			}
+			st.targets = append(st.targets, i)
+		}
+	}
+	return nil
+}
