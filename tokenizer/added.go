@@ -94,7 +94,7 @@ func (m *matcher) cut(s string, gap func(start int, s string), token func(id int
 			continue
 		}
 		if a.lstrip {
-			start = max(done, len(strings.TrimRightFunc(s[:start], unicode.IsSpace)))
+			start = done + len(strings.TrimRightFunc(s[done:start], unicode.IsSpace))
 		}
 		if a.rstrip {
 			end = len(s) - len(strings.TrimLeftFunc(s[end:], unicode.IsSpace))

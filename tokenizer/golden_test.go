@@ -165,3 +165,17 @@ func BenchmarkEncodeWikiText(b *testing.B) {
 		tok.Encode(text, tokenizer.EncodeOptions{})
 	}
 }
+
+// A word of a megabyte: an algorithm that scans for each merge would take
+// hours.
+func TestLongWord(t *testing.T) {
+	for _, name := range []string{"llama3.json", "llama2.json"} {
+		tok, err := tokenizer.FromJSON(fixture(t, name), nil)
+		require.NoError(t, err)
+		for _, word := range []string{"a", "the", "riverslowly", "日x"} {
+			text := strings.Repeat(word, 1<<20/len(word))
+			ids := tok.Encode(text, tokenizer.EncodeOptions{BOS: tokenizer.Never, EOS: tokenizer.Never})
+			require.Equal(t, text, tok.Decode(ids))
+		}
+	}
+}

@@ -1,8 +1,6 @@
 package tokenizer
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // FromJSON reads a Hugging Face tokenizer.json with a BPE model. config is
 // tokenizer_config.json, or nil: it names BOS and EOS, says whether they are
@@ -102,7 +100,18 @@ func (f *hfFile) readModel(r *jsonReader) error {
 	})
 }
 
+// readVocab reads the vocabulary twice: first to count, so that the token list
+// is allocated once and only for entries that are there.
 func (f *hfFile) readVocab(r *jsonReader) error {
+	start, count := r.i, 0
+	if err := r.object(func(string) error { count++; return r.skip() }); err != nil {
+		return err
+	}
+	if count > maxTokens {
+		return fmt.Errorf("vocab: want at most %d tokens, got %d: %w", maxTokens, count, ErrFormat)
+	}
+	f.tokens, f.kinds = make([]string, 0, count+count/16), make([]kind, 0, count+count/16)
+	r.i = start
 	return r.object(func(text string) error {
 		id, err := r.id()
 		if err != nil {
@@ -114,8 +123,11 @@ func (f *hfFile) readVocab(r *jsonReader) error {
 
 // put enters a token; ids may leave holes, which have no text.
 func (f *hfFile) put(id int, text string, k kind) error {
-	for id >= len(f.tokens) {
-		f.tokens, f.kinds = append(f.tokens, ""), append(f.kinds, unused)
+	if n := id + 1 - len(f.tokens); n > 0 {
+		f.tokens = append(f.tokens, make([]string, n)...)
+		for range n {
+			f.kinds = append(f.kinds, unused)
+		}
 	}
 	if f.kinds[id] != unused {
 		return fmt.Errorf("token %.40q: id %d is %.40q already: %w", text, id, f.tokens[id], ErrFormat)
@@ -195,10 +207,11 @@ func (f *hfFile) build(t *Tokenizer, text string) error {
 		return err
 	}
 
-	var err error
-	if t.normalize, err = readNormalizer(f.sections["normalizer"], nil); err != nil {
+	var n normReader
+	if err := n.read(f.sections["normalizer"]); err != nil {
 		return fmt.Errorf("normalizer: %w", err)
 	}
+	t.normalize = n.list
 	var p preReader
 	if err := p.read(f.sections["pre_tokenizer"]); err != nil {
 		return fmt.Errorf("pre_tokenizer: %w", err)
@@ -239,8 +252,7 @@ func (f *hfFile) build(t *Tokenizer, text string) error {
 			}
 		}
 	}
-	t.setAdded(f.added)
-	return nil
+	return t.setAdded(f.added)
 }
 
 // readMerges reads the merges, "left right" or ["left", "right"].

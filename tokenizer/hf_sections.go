@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"fmt"
-	"strings"
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
@@ -38,54 +37,68 @@ func literalPattern(n node) (string, error) {
 	return "", fmt.Errorf("%s: pattern %.200q: %w", n.str("type"), p.str("Regex"), ErrUnsupported)
 }
 
-func readNormalizer(n node, list []normalizer) ([]normalizer, error) {
-	if n == nil {
-		return list, nil
+// growth bounds what the steps of one section do to the length of a text.
+type growth struct{ steps, times int }
+
+// replaces counts a step that puts with in the place of old.
+func (g *growth) replaces(old, with string) error {
+	g.steps++
+	g.times = max(g.times, 1) * max(1, (len(with)+len(old)-1)/len(old))
+	if g.steps > maxSteps || g.times > maxGrowth {
+		return fmt.Errorf("want at most %d steps and %d-fold growth, got %d and %d: %w", maxSteps, maxGrowth, g.steps, g.times, ErrFormat)
 	}
+	return nil
+}
+
+// normReader collects the steps of a normaliser.
+type normReader struct {
+	list []normalizer
+	growth
+}
+
+func (r *normReader) read(n node) error {
+	if n == nil {
+		return nil
+	}
+	old, with := " ", " "
+	var f normalizer
 	switch n.str("type") {
 	case "Sequence":
-		err := each(n, "normalizers", func(m node) (err error) {
-			list, err = readNormalizer(m, list)
-			return err
-		})
-		return list, err
+		return each(n, "normalizers", r.read)
 	case "NFC":
-		return append(list, normalForm(norm.NFC)), nil
+		f = normalForm(norm.NFC)
 	case "NFD":
-		return append(list, normalForm(norm.NFD)), nil
+		f = normalForm(norm.NFD)
 	case "NFKC":
-		return append(list, normalForm(norm.NFKC)), nil
+		f = normalForm(norm.NFKC)
 	case "NFKD":
-		return append(list, normalForm(norm.NFKD)), nil
+		f = normalForm(norm.NFKD)
 	case "Lowercase":
-		return append(list, lowercase), nil
+		f = lowercase
 	case "Strip":
-		left, right := n.bool("strip_left", true), n.bool("strip_right", true)
-		return append(list, func(s string) string {
-			if left {
-				s = strings.TrimLeftFunc(s, unicode.IsSpace)
-			}
-			if right {
-				s = strings.TrimRightFunc(s, unicode.IsSpace)
-			}
-			return s
-		}), nil
+		f = stripSpaces(n.bool("strip_left", true), n.bool("strip_right", true))
 	case "Prepend":
-		return append(list, prepend(n.str("prepend"))), nil
+		with = n.str("prepend")
+		f = prepend(with)
 	case "Replace":
-		old, err := literalPattern(n)
-		if err != nil {
-			return nil, err
+		var err error
+		if old, err = literalPattern(n); err != nil {
+			return err
 		}
-		return append(list, replaceAll(old, n.str("content"))), nil
+		with = n.str("content")
+		f = replaceAll(old, with)
+	default:
+		return unsupported(n)
 	}
-	return nil, unsupported(n)
+	r.list = append(r.list, f)
+	return r.replaces(old, with)
 }
 
 // preReader collects the steps of a pre-tokeniser.
 type preReader struct {
 	steps     []step
 	byteLevel bool
+	growth
 }
 
 func (p *preReader) read(n node) error {
@@ -95,6 +108,7 @@ func (p *preReader) read(n node) error {
 	if p.byteLevel {
 		return fmt.Errorf("%.40q after ByteLevel: %w", n.str("type"), ErrUnsupported)
 	}
+	with := " " // in the place of a space
 	switch n.str("type") {
 	case "Sequence":
 		return each(n, "pretokenizers", p.read)
@@ -107,7 +121,9 @@ func (p *preReader) read(n node) error {
 			p.steps = append(p.steps, byPattern(gpt2))
 		}
 	case "Split":
-		return p.readSplit(n)
+		if err := p.readSplit(n); err != nil {
+			return err
+		}
 	case "Digits":
 		most := 0
 		if n.bool("individual_digits", false) {
@@ -128,11 +144,12 @@ func (p *preReader) read(n node) error {
 		if err != nil {
 			return err
 		}
+		with = mark
 		p.steps = append(p.steps, metaspace(mark, prefix, n.bool("split", true)))
 	default:
 		return unsupported(n)
 	}
-	return nil
+	return p.replaces(" ", with)
 }
 
 func (p *preReader) readSplit(n node) error {
@@ -183,6 +200,7 @@ type decoderReader struct {
 	decoding
 	bytes bool // <0xHH> tokens are bytes
 	fused bool // what follows sees the whole text, not single tokens
+	growth
 }
 
 func (d *decoderReader) read(n node) error {
@@ -203,6 +221,9 @@ func (d *decoderReader) read(n node) error {
 		if err != nil {
 			return err
 		}
+		if err := d.replaces(mark, " "); err != nil {
+			return err
+		}
 		d.replace = append(d.replace, [2]string{mark, " "})
 		if prefix != "never" {
 			d.strip, d.stripMost = " ", 1
@@ -210,6 +231,9 @@ func (d *decoderReader) read(n node) error {
 	case "Replace":
 		old, err := literalPattern(n)
 		if err != nil {
+			return err
+		}
+		if err := d.replaces(old, n.str("content")); err != nil {
 			return err
 		}
 		d.replace = append(d.replace, [2]string{old, n.str("content")})

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"strings"
+	"unicode"
 
 	"golang.org/x/text/unicode/norm"
 )
@@ -25,6 +26,18 @@ func prepend(mark string) normalizer {
 			return s
 		}
 		return mark + s
+	}
+}
+
+func stripSpaces(left, right bool) normalizer {
+	return func(s string) string {
+		if left {
+			s = strings.TrimLeftFunc(s, unicode.IsSpace)
+		}
+		if right {
+			s = strings.TrimRightFunc(s, unicode.IsSpace)
+		}
+		return s
 	}
 }
 

@@ -80,7 +80,9 @@ func newFromSpec(s Spec) (*Tokenizer, error) {
 			added = append(added, addedToken{text: s.Tokens[id], id: int32(id), special: k == special})
 		}
 	}
-	t.setAdded(added)
+	if err := t.setAdded(added); err != nil {
+		return nil, err
+	}
 	t.setEOG(s.ExtraEOS)
 	return t, nil
 }
@@ -231,7 +233,12 @@ func blanks(prefix bool) step {
 }
 
 // setAdded builds the matchers.
-func (t *Tokenizer) setAdded(added []addedToken) {
+func (t *Tokenizer) setAdded(added []addedToken) error {
+	for _, a := range added {
+		if len(a.text) > maxAddedBytes {
+			return fmt.Errorf("token %d: want an added token of at most %d bytes, got %d: %w", a.id, maxAddedBytes, len(a.text), ErrFormat)
+		}
+	}
 	pick := func(normalized, user bool) *matcher {
 		var list []addedToken
 		for _, a := range added {
@@ -243,6 +250,7 @@ func (t *Tokenizer) setAdded(added []addedToken) {
 	}
 	t.raw, t.rawUser = pick(false, false), pick(false, true)
 	t.normed, t.normedUser = pick(true, false), pick(true, true)
+	return nil
 }
 
 func (t *Tokenizer) setEOG(extra []int) {

@@ -11,6 +11,12 @@ const (
 	maxTokens     = 1 << 20
 	maxMerges     = 1 << 20
 	maxTokenBytes = 1 << 16
+	// Added tokens are looked for at every place of a text.
+	maxAddedBytes = 512
+	// How many times longer a text may become by replacements and how many
+	// steps it may go through: twenty replacements of a by aa are a bomb.
+	maxGrowth = 64
+	maxSteps  = 64
 )
 
 // vocab maps token text to id. It is an open-addressing table of ids beside
