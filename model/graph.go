@@ -142,6 +142,9 @@ type Source struct {
 	Path   string
 	Format string            // "gguf", "safetensors", ...
 	Meta   map[string]string // the file's metadata; provenance of pruning
+	// Tokenizer gives the files that the tokenizer came from by name, so that
+	// saving can keep them; nil: there are none.
+	Tokenizer func() (map[string][]byte, error) `json:"-"`
 }
 
 // OnClose has c closed with the graph.

@@ -1,0 +1,393 @@
+package loader
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/tokenizer"
+)
+
+const (
+	fileConfig  = "config.json"
+	fileWeights = "model.safetensors"
+	fileIndex   = "model.safetensors.index.json"
+
+	maxConfig = 1 << 20
+	maxIndex  = 32 << 20
+	maxShards = 1 << 12
+)
+
+// Keys under which a single safetensors file carries what a folder has beside it.
+const (
+	metaConfig    = "sparserun.config"
+	metaTokenizer = "sparserun.tokenizer." // + file name
+)
+
+// openFolder opens a checkpoint in Hugging Face's layout. Every file is opened
+// inside the folder: no name or link in it leads out.
+func openFolder(path string, o *options) (*model.Graph, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, osError(path, err)
+	}
+	defer root.Close()
+	text, err := readSmall(root, fileConfig, maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	ck := &checkpoint{meta: map[string]string{}}
+	g, err := ck.open(root, text, o)
+	if err != nil {
+		ck.Close()
+		return nil, inFile(err, filepath.Base(path))
+	}
+	return g, nil
+}
+
+// readSmall reads a whole file of a folder, of at most limit bytes.
+func readSmall(root *os.Root, name string, limit int64) ([]byte, error) {
+	src, err := openIn(root, name)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	return src.all(limit)
+}
+
+// checkpoint is the open files of a model and their tensors.
+type checkpoint struct {
+	files   []*source
+	tensors []*safeTensor
+	meta    map[string]string
+}
+
+// Close closes the files.
+func (ck *checkpoint) Close() error {
+	var err error
+	for _, f := range ck.files {
+		if e := f.Close(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func (ck *checkpoint) open(root *os.Root, config []byte, o *options) (*model.Graph, error) {
+	cfg, err := parseObject(config)
+	if err != nil {
+		return nil, inFile(err, fileConfig)
+	}
+	if err := ck.readFolder(root, o); err != nil {
+		return nil, err
+	}
+	toks, err := tokenizerFiles(root)
+	if err != nil {
+		return nil, err
+	}
+	return ck.graph(cfg, toks, o)
+}
+
+// readFolder reads the headers of model.safetensors or of the index's shards.
+func (ck *checkpoint) readFolder(root *os.Root, o *options) error {
+	index, err := readSmall(root, fileIndex, maxIndex)
+	if isNotExist(err) {
+		src, err := openIn(root, fileWeights)
+		if err != nil {
+			return err
+		}
+		return ck.addFile(src, o)
+	}
+	if err != nil {
+		return err
+	}
+	return inFile(ck.readShards(root, index, o), fileIndex)
+}
+
+// addFile reads the header of one file.
+func (ck *checkpoint) addFile(src *source, o *options) error {
+	ck.files = append(ck.files, src)
+	if o.mmap {
+		if err := src.mmap(); err != nil {
+			return err
+		}
+	}
+	tensors, meta, err := readSafetensors(src)
+	if err != nil {
+		return inFile(err, src.name)
+	}
+	ck.tensors = append(ck.tensors, tensors...)
+	for k, v := range meta {
+		ck.meta[k] = v
+	}
+	return nil
+}
+
+// readShards opens the files that an index names and holds them to it: every
+// tensor lies where the index says, and nowhere else.
+func (ck *checkpoint) readShards(root *os.Root, index []byte, o *options) error {
+	where := map[string]string{}
+	var names []string
+	seen := map[string]bool{}
+	r, err := newJSON(index, 0)
+	if err != nil {
+		return err
+	}
+	err = r.object(func(key string) error {
+		if key != "weight_map" {
+			_, err := r.value()
+			return err
+		}
+		return r.object(func(tensor string) error {
+			at := r.base + int64(r.i)
+			file, err := r.str()
+			if err != nil {
+				return err
+			}
+			if !plainName(file) {
+				return fault(ErrFormat, tensor, at, "shard", "a plain file name", file)
+			}
+			if !seen[file] {
+				seen[file] = true
+				names = append(names, file)
+			}
+			if len(names) > maxShards || len(where) == maxTensors {
+				return fault(ErrLimit, tensor, at, "shards and tensors", fmt.Sprint("at most ", maxShards, " and ", maxTensors), nil)
+			}
+			where[tensor] = file
+			return nil
+		})
+	})
+	if err == nil {
+		err = r.end()
+	}
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return fault(ErrFormat, "weight_map", -1, "shards", "at least one", 0)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		src, err := openIn(root, name)
+		if err != nil {
+			return err
+		}
+		if err := ck.addFile(src, o); err != nil {
+			return err
+		}
+	}
+	found := map[string]bool{}
+	for _, t := range ck.tensors {
+		if want, ok := where[t.name]; !ok || want != t.src.name {
+			return inFile(fault(ErrFormat, t.name, -1, "shard by the index", want, t.src.name), t.src.name)
+		}
+		found[t.name] = true
+	}
+	for name, file := range where {
+		if !found[name] {
+			return fault(ErrFormat, name, -1, "tensor that the index promises is absent", file, nil)
+		}
+	}
+	return nil
+}
+
+// plainName: no path, no parent, nothing that a system takes for more than a name.
+func plainName(s string) bool {
+	return s != "" && len(s) <= 255 && s != "." && s != ".." && !strings.ContainsAny(s, "/\\:\x00") && filepath.IsLocal(s)
+}
+
+// tokenizerFiles reads what a folder has of a tokenizer.
+func tokenizerFiles(root *os.Root) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, name := range append([]string{fileTokenizer, fileTokenizerConfig, fileTokenizerSpec}, llama2cNames...) {
+		b, err := readSmall(root, name, maxTokenizer)
+		if isNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[name] = b
+	}
+	return out, nil
+}
+
+// newTokenizer builds a tokenizer from its files; nil, nil where there are none.
+// It keeps in files what it used.
+func newTokenizer(files map[string][]byte) (*tokenizer.Tokenizer, func() (map[string][]byte, error), error) {
+	keep := map[string][]byte{}
+	var tok *tokenizer.Tokenizer
+	var err error
+	name := ""
+	switch {
+	case files[fileTokenizer] != nil:
+		name = fileTokenizer
+		if c := files[fileTokenizerConfig]; c != nil {
+			keep[fileTokenizerConfig] = c
+		}
+		tok, err = tokenizer.FromJSON(files[fileTokenizer], files[fileTokenizerConfig])
+	case files[fileTokenizerSpec] != nil:
+		name = fileTokenizerSpec
+		var s tokenizer.Spec
+		if s, err = parseSpec(files[name]); err != nil {
+			return nil, nil, inFile(err, name)
+		}
+		tok, err = tokenizer.New(s)
+	default:
+		for _, n := range llama2cNames {
+			if files[n] != nil {
+				name = n
+				tok, err = tokenizer.FromLlama2C(files[n])
+				break
+			}
+		}
+	}
+	if name == "" {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, inFile(tokenizerError(err), name)
+	}
+	keep[name] = files[name]
+	return tok, func() (map[string][]byte, error) { return keep, nil }, nil
+}
+
+// graph builds the network from config.json's object and the tensors.
+func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*model.Graph, error) {
+	cfg, err := hfConfig(text)
+	if err != nil {
+		return nil, inFile(err, fileConfig)
+	}
+	if err := cfg.Check(); err != nil { // before any tensor is looked at
+		return nil, inFile(err, fileConfig)
+	}
+	weights, err := ck.weights(text, o)
+	if err != nil {
+		return nil, err
+	}
+	set := newWeightSet(o)
+	for _, w := range weights {
+		if strings.HasSuffix(w.Name, ".rotary_emb.inv_freq") || (cfg.Tied && w.Name == "lm_head.weight") {
+			continue // computed anyway, or the embedding again
+		}
+		if err := set.add(w); err != nil {
+			return nil, err
+		}
+	}
+	tok, files, err := newTokenizer(toks)
+	if err != nil {
+		return nil, err
+	}
+	g, err := set.graph(cfg, tok)
+	if err != nil {
+		return nil, err
+	}
+	g.Source = model.Source{Format: "safetensors", Meta: ck.meta, Tokenizer: files}
+	g.OnClose(ck)
+	return g, nil
+}
+
+// weights turns tensors into weights.
+func (ck *checkpoint) weights(config object, o *options) ([]*model.Weight, error) {
+	out := make([]*model.Weight, len(ck.tensors))
+	for i, t := range ck.tensors {
+		out[i] = &model.Weight{Name: t.name, Shape: t.shape, Data: t.matrix(o)}
+	}
+	return out, nil
+}
+
+// openSafetensors opens a single file: its configuration and tokenizer lie in
+// its metadata, where Save put them, or beside it.
+func openSafetensors(src *source, path string, o *options) (*model.Graph, error) {
+	ck := &checkpoint{meta: map[string]string{}}
+	if err := ck.addFile(src, o); err != nil {
+		return nil, err
+	}
+	config, toks := []byte(ck.meta[metaConfig]), map[string][]byte{}
+	for k, v := range ck.meta {
+		if name, ok := strings.CutPrefix(k, metaTokenizer); ok {
+			toks[name] = []byte(v)
+			delete(ck.meta, k)
+		}
+	}
+	if len(config) == 0 {
+		root, err := os.OpenRoot(filepath.Dir(path))
+		if err != nil {
+			return nil, osError(path, err)
+		}
+		defer root.Close()
+		if config, err = readSmall(root, fileConfig, maxConfig); err != nil {
+			if isNotExist(err) {
+				return nil, fault(ErrConfig, "", -1, "no config.json in the metadata or beside the file", nil, nil)
+			}
+			return nil, err
+		}
+		if toks, err = tokenizerFiles(root); err != nil {
+			return nil, err
+		}
+	}
+	delete(ck.meta, metaConfig)
+	if len(config) > maxConfig {
+		return nil, fault(ErrLimit, metaConfig, -1, "size", maxConfig, len(config))
+	}
+	cfg, err := parseObject(config)
+	if err != nil {
+		return nil, inFile(err, fileConfig)
+	}
+	return ck.graph(cfg, toks, o)
+}
+
+// OpenTensors reads the weights of a safetensors file or Hugging Face folder
+// without asking for an architecture. close releases the files.
+func OpenTensors(path string, opts ...Option) (weights []*model.Weight, closeFiles func() error, err error) {
+	var o options
+	for _, f := range opts {
+		f(&o)
+	}
+	ck := &checkpoint{meta: map[string]string{}}
+	weights, err = ck.tensorsOf(path, &o)
+	if err != nil {
+		ck.Close()
+		return nil, nil, inFile(err, filepath.Base(path))
+	}
+	return weights, ck.Close, nil
+}
+
+func (ck *checkpoint) tensorsOf(path string, o *options) ([]*model.Weight, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, osError(path, err)
+	}
+	if !st.IsDir() {
+		src, err := openFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := ck.addFile(src, o); err != nil {
+			return nil, err
+		}
+		return ck.weights(nil, o)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, osError(path, err)
+	}
+	defer root.Close()
+	var cfg object
+	text, err := readSmall(root, fileConfig, maxConfig)
+	if err == nil {
+		if cfg, err = parseObject(text); err != nil {
+			return nil, inFile(err, fileConfig)
+		}
+	} else if !isNotExist(err) {
+		return nil, err
+	}
+	if err := ck.readFolder(root, o); err != nil {
+		return nil, err
+	}
+	return ck.weights(cfg, o)
+}

@@ -1,0 +1,442 @@
+package loader
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// jsonReader reads JSON (RFC 8259) token by token. encoding/json would keep the
+// last of two equal keys silently; here that is an error, and nesting is
+// bounded. The input must be UTF-8, which newJSON checks.
+type jsonReader struct {
+	b     string
+	i     int
+	depth int
+	base  int64 // offset of b in the file
+}
+
+const maxDepth = 32
+
+func newJSON(b []byte, base int64) (*jsonReader, error) {
+	r := &jsonReader{b: string(b), base: base}
+	if !utf8.Valid(b) {
+		i := 0
+		for i < len(b) {
+			c, n := utf8.DecodeRune(b[i:])
+			if c == utf8.RuneError && n <= 1 {
+				break
+			}
+			i += n
+		}
+		r.i = i
+		return nil, r.fail("UTF-8")
+	}
+	return r, nil
+}
+
+func (r *jsonReader) fail(want string) error {
+	if r.i >= len(r.b) {
+		return fault(ErrFormat, "", r.base+int64(r.i), "json: want "+want+", got the end", nil, nil)
+	}
+	return fault(ErrFormat, "", r.base+int64(r.i), "json: want "+want, nil, r.b[r.i:min(len(r.b), r.i+16)])
+}
+
+// peek skips white space; 0 is the end.
+func (r *jsonReader) peek() byte {
+	for r.i < len(r.b) {
+		switch c := r.b[r.i]; c {
+		case ' ', '\t', '\n', '\r':
+			r.i++
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+func (r *jsonReader) take(c byte) error {
+	if r.peek() != c {
+		return r.fail(strconv.QuoteRune(rune(c)))
+	}
+	r.i++
+	return nil
+}
+
+// end fails unless only white space is left.
+func (r *jsonReader) end() error {
+	if r.peek() != 0 || r.i < len(r.b) {
+		return r.fail("the end")
+	}
+	return nil
+}
+
+func (r *jsonReader) nest() error {
+	if r.depth++; r.depth > maxDepth {
+		return fault(ErrLimit, "", r.base+int64(r.i), "json: nesting", "at most "+strconv.Itoa(maxDepth), nil)
+	}
+	return nil
+}
+
+// object calls f at every value; keys are unique.
+func (r *jsonReader) object(f func(key string) error) error {
+	if err := r.take('{'); err != nil {
+		return err
+	}
+	if err := r.nest(); err != nil {
+		return err
+	}
+	seen := map[string]struct{}{}
+	for first := true; ; first = false {
+		if first && r.peek() == '}' {
+			break
+		}
+		at := r.i
+		key, err := r.str()
+		if err != nil {
+			return err
+		}
+		if _, dup := seen[key]; dup {
+			return fault(ErrFormat, key, r.base+int64(at), "json: key occurs twice", nil, nil)
+		}
+		seen[key] = struct{}{}
+		if err := r.take(':'); err != nil {
+			return err
+		}
+		if err := f(key); err != nil {
+			return err
+		}
+		if r.peek() != ',' {
+			break
+		}
+		r.i++
+	}
+	r.depth--
+	return r.take('}')
+}
+
+// array calls f at every element.
+func (r *jsonReader) array(f func(i int) error) error {
+	if err := r.take('['); err != nil {
+		return err
+	}
+	if err := r.nest(); err != nil {
+		return err
+	}
+	for i := 0; ; i++ {
+		if i == 0 && r.peek() == ']' {
+			break
+		}
+		if err := f(i); err != nil {
+			return err
+		}
+		if r.peek() != ',' {
+			break
+		}
+		r.i++
+	}
+	r.depth--
+	return r.take(']')
+}
+
+func (r *jsonReader) str() (string, error) {
+	if err := r.take('"'); err != nil {
+		return "", err
+	}
+	start := r.i
+	for r.i < len(r.b) {
+		switch c := r.b[r.i]; {
+		case c == '"':
+			r.i++
+			return strings.Clone(r.b[start : r.i-1]), nil
+		case c == '\\':
+			return r.escaped(start)
+		case c < 0x20:
+			return "", r.fail("no control character in a string")
+		}
+		r.i++
+	}
+	return "", r.fail("the end of a string")
+}
+
+// escaped goes on with a string that began at start and has met a backslash.
+func (r *jsonReader) escaped(start int) (string, error) {
+	var b strings.Builder
+	b.WriteString(r.b[start:r.i])
+	for r.i < len(r.b) {
+		c := r.b[r.i]
+		switch {
+		case c == '"':
+			r.i++
+			return b.String(), nil
+		case c < 0x20:
+			return "", r.fail("no control character in a string")
+		case c != '\\':
+			b.WriteByte(c)
+			r.i++
+			continue
+		}
+		r.i++
+		if r.i == len(r.b) {
+			break
+		}
+		e := r.b[r.i]
+		if k := strings.IndexByte(`"\/bfnrt`, e); k >= 0 {
+			b.WriteByte("\"\\/\b\f\n\r\t"[k])
+			r.i++
+			continue
+		}
+		if e != 'u' {
+			return "", r.fail("an escape")
+		}
+		c1, err := r.hex4()
+		if err != nil {
+			return "", err
+		}
+		if utf16.IsSurrogate(c1) {
+			if !strings.HasPrefix(r.b[r.i:], `\u`) {
+				return "", r.fail("the second half of a surrogate pair")
+			}
+			r.i++
+			c2, err := r.hex4()
+			if err != nil {
+				return "", err
+			}
+			if c1 = utf16.DecodeRune(c1, c2); c1 == utf8.RuneError {
+				return "", r.fail("a surrogate pair before")
+			}
+		}
+		b.WriteRune(c1)
+	}
+	return "", r.fail("the end of a string")
+}
+
+// hex4 reads u and four digits.
+func (r *jsonReader) hex4() (rune, error) {
+	if r.i+5 > len(r.b) {
+		r.i = len(r.b)
+		return 0, r.fail("four hexadecimal digits")
+	}
+	v, err := strconv.ParseUint(r.b[r.i+1:r.i+5], 16, 32)
+	if err != nil {
+		return 0, r.fail("four hexadecimal digits")
+	}
+	r.i += 5
+	return rune(v), nil
+}
+
+// number returns the text of a number.
+func (r *jsonReader) number() (string, error) {
+	r.peek()
+	start := r.i
+	for r.i < len(r.b) && strings.IndexByte("+-.0123456789eE", r.b[r.i]) >= 0 {
+		r.i++
+	}
+	s := r.b[start:r.i]
+	if !json.Valid([]byte(s)) || s == "" {
+		r.i = start
+		return "", r.fail("a number")
+	}
+	return strings.Clone(s), nil
+}
+
+// uint reads a whole number from 0 to the largest int; 1.0 and 1e3 are refused.
+func (r *jsonReader) uint() (int, error) {
+	r.peek()
+	start := r.i
+	s, err := r.number()
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseUint(s, 10, 63)
+	if err != nil || v > math.MaxInt {
+		r.i = start
+		return 0, r.fail("a whole number of at most 63 bits")
+	}
+	return int(v), nil
+}
+
+// word reads true, false or null.
+func (r *jsonReader) word(w string) error {
+	if !strings.HasPrefix(r.b[r.i:], w) {
+		return r.fail("a value")
+	}
+	r.i += len(w)
+	return nil
+}
+
+// value reads any value: object, []any, string, number, bool or nil.
+func (r *jsonReader) value() (any, error) {
+	switch r.peek() {
+	case '{':
+		m := object{}
+		return m, r.object(func(key string) (err error) {
+			m[key], err = r.value()
+			return err
+		})
+	case '[':
+		list := []any{}
+		err := r.array(func(int) error {
+			v, err := r.value()
+			list = append(list, v)
+			return err
+		})
+		return list, err
+	case '"':
+		return r.str()
+	case 't':
+		return true, r.word("true")
+	case 'f':
+		return false, r.word("false")
+	case 'n':
+		return nil, r.word("null")
+	}
+	s, err := r.number()
+	return number(s), err
+}
+
+type (
+	// object is a JSON object with lookups that name the key they fail at.
+	object map[string]any
+	// number is the text of a JSON number.
+	number string
+)
+
+// parseObject reads one JSON object and nothing else.
+func parseObject(b []byte) (object, error) {
+	r, err := newJSON(b, 0)
+	if err != nil {
+		return nil, err
+	}
+	if r.peek() != '{' {
+		return nil, r.fail("'{'")
+	}
+	v, err := r.value()
+	if err == nil {
+		err = r.end()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v.(object), nil
+}
+
+func (o object) bad(key, want string) error {
+	return fault(ErrConfig, key, -1, "value", want, o[key])
+}
+
+// int reads a whole number; def where the key is absent or null.
+func (o object) int(key string, def int) (int, error) {
+	switch v := o[key].(type) {
+	case nil:
+		return def, nil
+	case number:
+		if n, err := strconv.Atoi(string(v)); err == nil {
+			return n, nil
+		}
+	}
+	return 0, o.bad(key, "a whole number")
+}
+
+func (o object) float(key string, def float64) (float64, error) {
+	switch v := o[key].(type) {
+	case nil:
+		return def, nil
+	case number:
+		if f, err := strconv.ParseFloat(string(v), 64); err == nil {
+			return f, nil
+		}
+	}
+	return 0, o.bad(key, "a number")
+}
+
+func (o object) bool(key string, def bool) (bool, error) {
+	switch v := o[key].(type) {
+	case nil:
+		return def, nil
+	case bool:
+		return v, nil
+	}
+	return false, o.bad(key, "true or false")
+}
+
+func (o object) str(key, def string) (string, error) {
+	switch v := o[key].(type) {
+	case nil:
+		return def, nil
+	case string:
+		return v, nil
+	}
+	return "", o.bad(key, "a string")
+}
+
+func (o object) obj(key string) (object, error) {
+	switch v := o[key].(type) {
+	case nil:
+		return nil, nil
+	case object:
+		return v, nil
+	}
+	return nil, o.bad(key, "an object")
+}
+
+// ints reads a list of whole numbers; nil where absent.
+func (o object) ints(key string) ([]int, error) {
+	if o[key] == nil {
+		return nil, nil
+	}
+	list, ok := o[key].([]any)
+	if !ok {
+		return nil, o.bad(key, "a list of whole numbers")
+	}
+	out := make([]int, len(list))
+	for i, v := range list {
+		s, _ := v.(number)
+		n, err := strconv.Atoi(string(s))
+		if err != nil {
+			return nil, o.bad(key, "a list of whole numbers")
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// strs reads a list of strings; nil where absent.
+func (o object) strs(key string) ([]string, error) {
+	if o[key] == nil {
+		return nil, nil
+	}
+	list, ok := o[key].([]any)
+	if !ok {
+		return nil, o.bad(key, "a list of strings")
+	}
+	out := make([]string, len(list))
+	for i, v := range list {
+		if out[i], ok = v.(string); !ok {
+			return nil, o.bad(key, "a list of strings")
+		}
+	}
+	return out, nil
+}
+
+func (r *jsonReader) float() (float64, error) {
+	s, err := r.number()
+	if err != nil {
+		return 0, err
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, r.fail("a number of 64 bits before")
+	}
+	return f, nil
+}
+
+func (r *jsonReader) boolean() (bool, error) {
+	if r.peek() == 't' {
+		return true, r.word("true")
+	}
+	return false, r.word("false")
+}

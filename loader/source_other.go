@@ -1,0 +1,16 @@
+//go:build !unix
+
+package loader
+
+import (
+	"errors"
+	"os"
+)
+
+const nonblock = 0
+
+func mapFile(*os.File, int64) ([]byte, error) {
+	return nil, errors.New("memory mapping is not built for this system")
+}
+
+func unmap([]byte) error { return nil }

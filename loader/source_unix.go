@@ -1,0 +1,16 @@
+//go:build unix
+
+package loader
+
+import (
+	"os"
+	"syscall"
+)
+
+const nonblock = syscall.O_NONBLOCK
+
+func mapFile(f *os.File, size int64) ([]byte, error) {
+	return syscall.Mmap(int(f.Fd()), 0, int(size), syscall.PROT_READ, syscall.MAP_SHARED)
+}
+
+func unmap(b []byte) error { return syscall.Munmap(b) }

@@ -1,0 +1,17 @@
+package sparse
+
+// Stored is a Matrix whose numbers still lie in a file. Load reads it into
+// memory in its own form: the layout, type and scales of the file where a form
+// of this package holds them exactly, otherwise dense f32.
+type Stored interface {
+	Matrix
+	Load() (Matrix, error)
+}
+
+// Load returns m in memory; a matrix that is there already is returned as it is.
+func Load(m Matrix) (Matrix, error) {
+	if s, ok := m.(Stored); ok {
+		return s.Load()
+	}
+	return m, nil
+}
