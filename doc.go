@@ -1,0 +1,33 @@
+// Package sparserun is a sparse inference runtime: a trained model goes in, a
+// smaller and faster one comes out and is served, and every step shows what
+// sparsity bought.
+//
+//	file -> loader -> model.Graph -> prune (+ train) -> sparse (pack) -> runtime.Plan -> cpu | cuda Program -> Counters -> cmd / serve
+//
+// The module has no code at its root; this page is the map.
+//
+//   - loader: file -> model.Graph. GGUF, safetensors with Hugging Face
+//     configuration, compressed-tensors; saving. It trusts no byte.
+//   - tokenizer: text <-> ids, and chat templates (tokenizer/chat).
+//   - model: what a network is: Graph, Node, Op, Weight; the Llama family.
+//   - sparse: the forms of a weight matrix - dense, 2:4, bitmask, CSR - and packing.
+//     A leaf: it knows nothing of networks.
+//   - linalg: float32 matrix and row kernels with SIMD. A leaf.
+//   - prune: scores, patterns, calibration, reports.
+//   - train: forward and backward under a mask.
+//   - runtime: Plan, the choice of a form per layer, Session, generation, Counters,
+//     and the seam to backends. runtime/cpu is the CPU backend, cuda the GPU one,
+//     runtime/backendtest what both must pass.
+//   - cmd/sparserun: the command line, one file per verb.
+//
+// # Caveats
+//
+//   - Weights of an opened Graph stay in the file and are read when asked for.
+//     Close the Graph when its weights have been packed or saved; a Session holds
+//     its own copies and outlives it.
+//   - A Session is safe for concurrent use; a Sequence belongs to one goroutine.
+//   - A CPU has no 2:4 arithmetic: there 2:4 saves bytes, not operations. It wins
+//     where reading weights is the limit (decode), not where multiplying is.
+//   - One-shot magnitude pruning of a language model to 2:4 ruins it. Use a
+//     calibrated method, or fine-tune.
+package sparserun
