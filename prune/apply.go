@@ -60,6 +60,9 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	case scorer:
 		r.p = resolveScope(p, ScopeLayer)
 		err = r.scored(m)
+	case calibrated:
+		r.p = resolveScope(p, m.scope())
+		err = r.blockwise(m)
 	default:
 		err = fmt.Errorf("prune: method %s: %w", m.Name(), ErrMethod)
 	}

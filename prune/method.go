@@ -14,6 +14,7 @@ var (
 	ErrMethod  = errors.New("invalid pruning method")
 	ErrTarget  = errors.New("nothing to prune")
 	ErrWeight  = errors.New("weight cannot be pruned")
+	ErrCalib   = errors.New("unusable calibration data")
 	ErrVerify  = errors.New("graph does not hold its pruning recipe")
 )
 
