@@ -1,0 +1,113 @@
+package runtime
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sparserun/sparserun/sparse"
+)
+
+func layoutsOf(s *Session) map[string]string {
+	m := map[string]string{}
+	for _, c := range s.Explain() {
+		m[c.Name] = c.Layout
+	}
+	return m
+}
+
+const (
+	someLinear = "model.layers.1.mlp.down_proj.weight"
+	embedding  = "model.embed_tokens.weight"
+)
+
+// TestPlannerNeverSlower: with measured times the planner takes a sparse form only
+// where it costs no more than dense.
+func TestPlannerNeverSlower(t *testing.T) {
+	us := time.Microsecond
+	for _, c := range []struct {
+		name  string
+		times map[string]time.Duration
+		want  string
+	}{
+		{"2:4 wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 6 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "nm24"},
+		{"csr wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 6 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 2 * us, "csr 64": 32 * us}, "csr"},
+		{"dense wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 11 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "dense"},
+		{"decode gain eaten by prefill", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 9 * us, "nm24 64": 640 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "dense"},
+	} {
+		b := &fakeBackend{times: c.times}
+		s, err := New(tinyLlama(true), b, WithTableDir("off"))
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.want, layoutsOf(s)[someLinear], c.name)
+		require.Equal(t, "dense", layoutsOf(s)[embedding], "nothing pruned there")
+		for _, ch := range s.Explain() {
+			require.NotEmpty(t, ch.Reason)
+			if len(ch.Candidates) > 0 {
+				best := ch.Candidates[Pick(ch.Candidates)]
+				require.LessOrEqual(t, best.cost(), ch.Candidates[0].cost(), "never slower than dense")
+				require.Equal(t, best.Layout.String(), ch.Layout)
+			}
+		}
+	}
+}
+
+func TestPlannerModes(t *testing.T) {
+	b := &fakeBackend{times: map[string]time.Duration{"dense 1": 10, "dense 64": 64, "nm24 1": 1, "nm24 64": 1, "csr 1": 99, "csr 64": 9999, "bitmask 1": 99, "bitmask 64": 9999}}
+	s, err := New(tinyLlama(true), b, WithDense())
+	require.NoError(t, err)
+	require.Equal(t, "dense", layoutsOf(s)[someLinear])
+	require.Zero(t, b.calls.Load(), "nothing to measure")
+
+	s, err = New(tinyLlama(true), b, WithLayout(sparse.LayoutCSR))
+	require.NoError(t, err)
+	require.Equal(t, "csr", layoutsOf(s)[someLinear])
+
+	s, err = New(tinyLlama(false), b, WithLayout(sparse.LayoutNM24))
+	require.NoError(t, err)
+	require.Equal(t, "dense", layoutsOf(s)[someLinear], "a weight without the pattern stays dense")
+
+	s, err = New(tinyLlama(false), b, WithTableDir("off"))
+	require.NoError(t, err)
+	require.Equal(t, "dense", layoutsOf(s)[someLinear])
+	require.Zero(t, b.calls.Load(), "a dense model needs no measurement")
+
+	b.has = func(k Kernel) bool { return k.Layout == sparse.LayoutDense }
+	s, err = New(tinyLlama(true), b, WithTableDir("off"))
+	require.NoError(t, err)
+	require.Equal(t, "dense", layoutsOf(s)[someLinear], "the backend lacks the sparse kernel")
+	b.has = func(Kernel) bool { return false }
+	_, err = New(tinyLlama(true), b)
+	require.ErrorIs(t, err, ErrUnsupported)
+}
+
+func TestTableCaches(t *testing.T) {
+	dir := t.TempDir()
+	b := &fakeBackend{times: map[string]time.Duration{"dense 1": 10, "dense 64": 64, "nm24 1": 6, "nm24 64": 60, "csr 1": 20, "csr 64": 90, "bitmask 1": 20, "bitmask 64": 90}}
+	_, err := New(tinyLlama(true), b, WithTableDir(dir))
+	require.NoError(t, err)
+	first := b.calls.Load()
+	require.Positive(t, first)
+	_, err = New(tinyLlama(true), b, WithTableDir(dir))
+	require.NoError(t, err)
+	require.Equal(t, first, b.calls.Load(), "all times come from the file")
+
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	var f tableFile
+	raw, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, &f))
+	require.Equal(t, "fake machine", f.Machine)
+	for _, broken := range []string{"", "{", `{"machine":"another","ns":{}}`, `[]`} {
+		require.NoError(t, os.WriteFile(files[0], []byte(broken), 0o600))
+		before := b.calls.Load()
+		_, err = New(tinyLlama(true), b, WithTableDir(dir))
+		require.NoError(t, err)
+		require.Equal(t, before+first, b.calls.Load(), "a file that says nothing is measured anew: %q", broken)
+	}
+}
