@@ -1,0 +1,13 @@
+//go:build !amd64
+
+package linalg
+
+func tileSize[T Float]() (mr, nr int) { return portableRows, portableCols }
+
+func tile[T Float](mr, k int, a []T, ars, acs int, b []T, bs int, c []T, ldc int, alpha T, accumulate bool) {
+	tilePortable(mr, k, a, ars, acs, b, bs, c, ldc, alpha, accumulate)
+}
+
+func transpose8(dst []float32, ldd int, src []float32, lds, n int) {
+	transpose8Portable(dst, ldd, src, lds, n)
+}
