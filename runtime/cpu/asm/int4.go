@@ -1,0 +1,114 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// int4s writes gemv_int4: 4-bit codes+8 of weights times int8 activations, one
+// half-precision scale per row and 64 columns (gemvInt4) or 32 (gemvInt4Group32).
+// A chunk is 64 columns: 8 steps of 8 columns, whose first 4 lie in the low and
+// last 4 in the high nibbles of a row's 4 bytes.
+//
+// Unsigned codes times signed activations sum to a surplus of 8*sum(x), taken off
+// at the start. AVX2: 8 products of at most 2*15*127 fit 16 bits, so vpmaddwd
+// runs once per 32 columns.
+func int4s() {
+	for _, half := range []bool{false, true} {
+		for _, width := range []int{1, 2, 4} {
+			int4Tile(avx512, width, half)
+		}
+		for _, width := range []int{1, 2} {
+			int4Tile(avx2, width, half)
+		}
+	}
+}
+
+func int4Tile(s isa, width int, half bool) {
+	name := "gemvInt4"
+	if half {
+		name = "gemvInt4Group32"
+	}
+	t := begin(s, name, width, true)
+	var one VecVirtual
+	low := bytes(s, 0x0f0f0f0f)
+	if s.vec == 32 {
+		one = ones()
+	}
+	t.blocks(nil, func() {
+		sums := [][]VecVirtual{t.regs(width), t.regs(width)}
+		if !half {
+			t.surplus(sums, 3)
+		}
+		for h := range 2 {
+			if half {
+				t.surplusHalf(sums, h, 3)
+			}
+			words := [][]VecVirtual{nil, nil}
+			if s.vec == 32 {
+				words = [][]VecVirtual{t.regs(width), t.regs(width)}
+			}
+			for j := range 4 {
+				for v := range rowVecs {
+					lo, hi := t.nibbles(low)
+					for i := range width {
+						for k, w := range []VecVirtual{lo, hi} {
+							x := t.reg()
+							VPBROADCASTD(t.unit(2*h+j/2, i, j%2*2+k), x)
+							switch {
+							case s.vec == 64:
+								VPDPBUSD(x, w, sums[v][i])
+							case j == 0 && k == 0:
+								VPMADDUBSW(x, w, words[v][i])
+							default:
+								VPMADDUBSW(x, w, x)
+								VPADDW(x, words[v][i], words[v][i])
+							}
+						}
+					}
+				}
+			}
+			if s.vec == 32 {
+				for v := range rowVecs {
+					for i := range width {
+						VPMADDWD(one, words[v][i], words[v][i])
+						VPADDD(words[v][i], sums[v][i], sums[v][i])
+					}
+				}
+			}
+			if half {
+				t.scaled(sums, true)
+			}
+		}
+		if !half {
+			t.scaled(sums, true)
+		}
+		t.nextGroup()
+	}, nil)
+}
+
+// nibbles loads a vector of bytes and splits it.
+func (t *tile) nibbles(low VecVirtual) (lo, hi VecVirtual) {
+	lo, hi = t.reg(), t.reg()
+	VMOVUPS(t.take(t.vec), lo)
+	if t.vec == 64 {
+		VPSRLD(Imm(4), lo, hi)
+		VPANDD(low, hi, hi)
+		VPANDD(low, lo, lo)
+		return
+	}
+	VPSRLD(Imm(4), lo, hi)
+	VPAND(low, hi, hi)
+	VPAND(low, lo, lo)
+	return
+}
+
+// surplusHalf starts sums at -(sum of 32 activation codes) << shift.
+func (t *tile) surplusHalf(sum [][]VecVirtual, half int, shift uint64) {
+	for i := range t.width {
+		VPBROADCASTD(Mem{Base: t.ux, Disp: 4 * (half*t.width + i)}, sum[0][i])
+		VPSLLD(Imm(shift), sum[0][i], sum[0][i])
+		VMOVUPS(sum[0][i], sum[1][i])
+	}
+}

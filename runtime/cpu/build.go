@@ -1,0 +1,336 @@
+package cpu
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// build makes the steps, in the plan's order.
+func (c *compiler) build() error {
+	for i := 0; i < len(c.plan.Steps); {
+		n := c.group(i)
+		s := c.plan.Steps[i]
+		var err error
+		if s.Node.Op == model.OpLinear {
+			err = c.linears(i, n)
+		} else {
+			err = c.single(i)
+		}
+		if err != nil {
+			return fmt.Errorf("step %d %q: %w", i, s.Node.Name, err)
+		}
+		i += n
+	}
+	return nil
+}
+
+// group is how many steps from i on run as one: Linears that read the same
+// buffer and do not touch one another's results.
+func (c *compiler) group(i int) int {
+	st := c.plan.Steps
+	n := 1
+	if st[i].Node.Op != model.OpLinear {
+		return n
+	}
+	for i+n < len(st) {
+		s := st[i+n]
+		if s.Node.Op != model.OpLinear || s.In[0] != st[i].In[0] {
+			break
+		}
+		clash := false
+		for _, t := range st[i : i+n] {
+			clash = clash || t.Out == s.Out || t.Out == s.Residual || t.Residual == s.Out || t.Out == s.In[0]
+		}
+		if clash {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// add appends a step that writes to buffer out (-1: none); q is who can quantise
+// what it wrote, nil if it cannot.
+func (c *compiler) add(s step, m meter, out int, q quantiser) {
+	c.p.steps = append(c.p.steps, s)
+	c.p.meters = append(c.p.meters, m)
+	if out >= 0 {
+		delete(c.int8, out)
+		c.writer[out] = q
+	}
+}
+
+// quantised is the int8 form of buffer b, which holds values of the given width.
+func (c *compiler) quantised(b, width int) (*acts, error) {
+	if a := c.int8[b]; a != nil {
+		return a, nil
+	}
+	sel := c.plan.Buffers[b].Selected
+	store := c.storage[b]
+	if store == nil {
+		qld := (c.plan.Buffers[b].Width + actGroup - 1) &^ (actGroup - 1)
+		n := c.rows(sel)
+		r, err := alloc(n * qld)
+		if err != nil {
+			return nil, err
+		}
+		c.p.regions = append(c.p.regions, r)
+		scale, err := c.p.memory(n * qld / actGroup)
+		if err != nil {
+			return nil, err
+		}
+		store = &acts{q: i8s(r.bytes()), scale: scale}
+		c.storage[b] = store
+	}
+	a := &acts{cols: width, q: store.q, scale: store.scale, qld: (width + actGroup - 1) &^ (actGroup - 1)}
+	c.int8[b] = a
+	if w := c.writer[b]; w != nil {
+		w.quantise(a)
+	} else {
+		c.add(&quantStep{buf: b, selected: sel, a: a}, c.meter(quantOp, sel), -1, nil)
+	}
+	return a, nil
+}
+
+// quantOp names the counter of quantisations that no other step could take along.
+const quantOp model.Op = "Quantise"
+
+// linears builds one step of n Linears from plan step i on.
+func (c *compiler) linears(i, n int) error {
+	first := c.plan.Steps[i]
+	in, width := first.In[0], c.width(first.Node.In[0])
+	l := &linearStep{in: in, selected: c.plan.Buffers[first.Out].Selected, x: acts{cols: width}}
+	m := meter{selected: l.selected}
+	var total int64
+	for k, s := range c.plan.Steps[i : i+n] {
+		rows, cols := s.Node.Weight.Data.Dims()
+		if rows != c.width(s.Node.Out) || cols != width {
+			return fmt.Errorf("%q: want [%d %d], got [%d %d]: %w", s.Node.Weight.Name, c.width(s.Node.Out), width, rows, cols, runtime.ErrShape)
+		}
+		bias, err := c.vector(s.Node.Bias, rows)
+		if err != nil {
+			return err
+		}
+		key := keyOf(s)
+		w := c.packs[key]
+		if w.int8() && l.x.q == nil {
+			a, err := c.quantised(in, width)
+			if err != nil {
+				return err
+			}
+			l.x.q, l.x.scale, l.x.qld = a.q, a.scale, a.qld
+		}
+		l.parts = append(l.parts, linear{w: w, rows: rows, out: s.Out, residual: s.Residual, bias: bias})
+		b := w.bytes()
+		c.p.bytes[i+k] = b
+		total += b.Total()
+		m.parts = append(m.parts, c.linearMeter(key, b, rows, cols))
+	}
+	for k := range m.parts {
+		m.parts[k].share = 1 / float64(n)
+		if total > 0 {
+			m.parts[k].share = float64(m.parts[k].Bytes) / float64(total)
+		}
+	}
+	l.cut(c.p.pool.threads)
+	c.add(l, m, -1, nil)
+	for _, s := range c.plan.Steps[i : i+n] {
+		delete(c.int8, s.Out)
+		delete(c.writer, s.Out)
+	}
+	return nil
+}
+
+// single builds a step of any other op.
+func (c *compiler) single(i int) error {
+	s := c.plan.Steps[i]
+	n := s.Node
+	sel := c.plan.Buffers[s.Out].Selected
+	width := c.width(n.Out)
+	m := c.meter(n.Op, sel)
+	want := func(k int) error {
+		if len(s.In) != k {
+			return fmt.Errorf("want %d inputs, got %d: %w", k, len(s.In), runtime.ErrShape)
+		}
+		return nil
+	}
+	same := func(k int) error {
+		if err := want(k); err != nil {
+			return err
+		}
+		for _, v := range n.In {
+			if c.width(v) != width {
+				return fmt.Errorf("want inputs %d wide, got %d: %w", width, c.width(v), runtime.ErrShape)
+			}
+		}
+		return nil
+	}
+	rs := rowStep{out: s.Out, width: width, selected: sel}
+	for k, b := range s.In {
+		if k < len(rs.in) {
+			rs.in[k] = b
+		}
+	}
+	switch n.Op {
+	case model.OpEmbedding:
+		if err := want(1); err != nil {
+			return err
+		}
+		w, err := c.table(s)
+		if err != nil {
+			return err
+		}
+		b := c.packs[keyOf(s)].bytes()
+		rows, cols := n.Weight.Data.Dims()
+		if cols != width || rows < 1 {
+			return fmt.Errorf("%q: want width %d, got [%d %d]: %w", n.Weight.Name, width, rows, cols, runtime.ErrShape)
+		}
+		c.p.bytes[i] = b
+		m.parts[0].RowBytes = b.Total() / int64(rows)
+		c.add(&embeddingStep{rowStep: rs, w: w}, m, s.Out, nil)
+	case model.OpRMSNorm:
+		a, ok := n.Attr.(model.RMSNorm)
+		if !ok {
+			return fmt.Errorf("attributes %T: %w", n.Attr, runtime.ErrUnsupported)
+		}
+		group := a.Width
+		if group == 0 {
+			group = width
+		}
+		if err := same(1); err != nil {
+			return err
+		}
+		if group < 1 || width%group != 0 {
+			return fmt.Errorf("norm over %d of %d columns: %w", group, width, runtime.ErrShape)
+		}
+		w, err := c.vector(n.Weight, group)
+		if err != nil {
+			return err
+		}
+		m.parts[0].RowFLOPs = int64(4 * width)
+		st := &rmsNormStep{rowStep: rs, group: group, eps: a.Eps, w: w}
+		c.add(st, m, s.Out, st)
+	case model.OpRoPE:
+		a, ok := n.Attr.(model.RoPE)
+		if !ok {
+			return fmt.Errorf("attributes %T: %w", n.Attr, runtime.ErrUnsupported)
+		}
+		if err := want(2); err != nil {
+			return err
+		}
+		if c.width(n.In[0]) != width || a.HeadDim < 2 || a.HeadDim%2 != 0 || width%a.HeadDim != 0 || len(a.InvFreq) != a.HeadDim/2 {
+			return fmt.Errorf("rotation of %d columns in heads of %d by %d frequencies: %w", width, a.HeadDim, len(a.InvFreq), runtime.ErrShape)
+		}
+		t, err := c.ropeTable(a)
+		if err != nil {
+			return err
+		}
+		m.parts[0].RowFLOPs = int64(3 * width)
+		c.add(&ropeStep{rowStep: rs, t: t, headDim: a.HeadDim}, m, s.Out, nil)
+	case model.OpAttention:
+		if err := want(6); err != nil {
+			return err
+		}
+		a, ok := n.Attr.(model.Attention)
+		if !ok {
+			return fmt.Errorf("attributes %T: %w", n.Attr, runtime.ErrUnsupported)
+		}
+		kv := a.KVHeads * a.HeadDim
+		if c.width(n.In[0]) != a.Heads*a.HeadDim || width != a.Heads*a.HeadDim || c.width(n.In[1]) != kv || c.width(n.In[2]) != kv {
+			return fmt.Errorf("attention %+v of q %d, k %d, v %d: %w", a, c.width(n.In[0]), c.width(n.In[1]), c.width(n.In[2]), runtime.ErrShape)
+		}
+		m.parts[0].ContextFLOPs = int64(4 * a.Heads * a.HeadDim)
+		c.add(newAttentionStep(c.p, s, a), m, s.Out, nil)
+	case model.OpSiLUGate:
+		if err := same(2); err != nil {
+			return err
+		}
+		m.parts[0].RowFLOPs = int64(5 * width)
+		st := &siluGateStep{rowStep: rs}
+		c.add(st, m, s.Out, st)
+	case model.OpAdd, model.OpMul:
+		if err := same(2); err != nil {
+			return err
+		}
+		m.parts[0].RowFLOPs = int64(width)
+		if n.Op == model.OpAdd {
+			c.add(&addStep{rs}, m, s.Out, nil)
+		} else {
+			c.add(&mulStep{rs}, m, s.Out, nil)
+		}
+	case model.OpReLU:
+		if err := same(1); err != nil {
+			return err
+		}
+		c.add(&reluStep{rs}, m, s.Out, nil)
+	case model.OpSoftmax:
+		if err := same(1); err != nil {
+			return err
+		}
+		m.parts[0].RowFLOPs = int64(5 * width)
+		c.add(&softmaxStep{rs}, m, s.Out, nil)
+	case model.OpSelect:
+		if err := want(2); err != nil {
+			return err
+		}
+		if c.width(n.In[0]) != width || !sel {
+			return fmt.Errorf("select of %d columns from %d: %w", width, c.width(n.In[0]), runtime.ErrShape)
+		}
+		c.add(&selectStep{rs}, m, s.Out, nil)
+	default:
+		return fmt.Errorf("op %s: %w", n.Op, runtime.ErrUnsupported)
+	}
+	return nil
+}
+
+// table is where an embedding reads its rows: the packed weight where that can be
+// read by rows, a portable copy otherwise.
+func (c *compiler) table(s runtime.Step) (rowReader, error) {
+	k := keyOf(s)
+	if r, ok := c.packs[k].(rowReader); ok {
+		return r, nil
+	}
+	w, err := portablePacker(s.Kernel)(k.w.Data, c.plan.Group, &scratch{})
+	if err != nil {
+		return nil, err
+	}
+	c.own(w)
+	return w.(rowReader), nil
+}
+
+// ropeTable shares one table among the steps of the same frequencies.
+func (c *compiler) ropeTable(a model.RoPE) (*ropeTable, error) {
+	for _, t := range c.p.ropes {
+		if t.scale == a.Scale && slices.Equal(t.inv, a.InvFreq) {
+			return t, nil
+		}
+	}
+	n := c.p.positions()
+	half := len(a.InvFreq)
+	f, err := c.p.memory(2 * n * half)
+	if err != nil {
+		return nil, err
+	}
+	t := &ropeTable{inv: a.InvFreq, scale: a.Scale, half: half, cs: f}
+	c.p.ropes = append(c.p.ropes, t)
+	return t, nil
+}
+
+func (c *compiler) linearMeter(k packKey, b sparse.Bytes, rows, cols int) meterPart {
+	dense := int64(float64(rows) * float64(cols) * k.weight.Bits() / 8)
+	stored := int64(rows) * int64(cols)
+	switch k.layout {
+	case sparse.LayoutNM24:
+		stored = int64(rows) * int64((cols+3)/4*2)
+	case sparse.LayoutBitmask, sparse.LayoutCSR:
+		stored = min(stored, int64(float64(b.Values)*8/k.weight.Bits()))
+	}
+	return meterPart{
+		slot: c.slot(runtime.OpKey{Op: model.OpLinear, Layout: k.layout}), Bytes: b.Total(), DenseBytes: dense + b.Scales,
+		RowFLOPs: 2 * stored, DenseRowFLOPs: 2 * int64(rows) * int64(cols),
+	}
+}
