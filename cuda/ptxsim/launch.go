@@ -365,5 +365,8 @@ func (d *Device) LastStats() *Stats {
 	return d.stats
 }
 
-// Lines gives the text's target and version, for reports.
+// Target gives the text's .target and .version, for reports.
 func (m *Module) Target() string { return strings.TrimSpace(m.prog.target + " ptx " + m.prog.version) }
+
+// MaxDynamicShared is the dynamic shared memory that launches may ask for, in bytes.
+func (k *Kernel) MaxDynamicShared() int { return k.maxDynamic }

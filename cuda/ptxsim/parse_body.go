@@ -154,13 +154,31 @@ func (p *parser) lookupReg(name string) (int, bool) {
 	return 0, false
 }
 
+// ownShared is the function's own copy of a shared variable of the module: nvcc
+// leaves one at module scope when several kernels use it, and every kernel that
+// does has it in its static shared memory.
+func (f *function) ownShared(v *variable) *variable {
+	for _, have := range f.vars {
+		if have.name == v.name {
+			return have
+		}
+	}
+	own := *v
+	f.vars = append(f.vars, &own)
+	return &own
+}
+
 func (p *parser) lookupVar(name string) *variable {
 	for i := len(p.scopes) - 1; i >= 0; i-- {
 		if v := p.scopes[i].vars[name]; v != nil {
 			return v
 		}
 	}
-	return p.prog.globals[name]
+	v := p.prog.globals[name]
+	if v != nil && v.space == spShared && !v.extern && p.fn != nil {
+		return p.fn.ownShared(v)
+	}
+	return v
 }
 
 func (p *parser) labelOrInstr() error {
