@@ -58,6 +58,7 @@ type gemm[T Float] struct {
 	c              []T
 	ldc            int
 	finish         Epilogue
+	isa            InstructionSet
 }
 
 // scratch is what one goroutine needs: a block of B, a micro-panel of A, a micro-tile of C.
@@ -96,10 +97,11 @@ func product[T Float](p *Pool, g *gemm[T]) {
 		}
 		return
 	}
-	mr, nr := tileSize[T]()
+	g.isa = ISA()
 	if g.packed != nil {
-		nr = g.packed.nr
+		g.isa = g.packed.isa
 	}
+	mr, nr := tileSize[T](g.isa)
 	threads := p.Threads()
 	if g.m*g.n*g.k < serialWork {
 		threads = 1
@@ -175,7 +177,7 @@ func (g *gemm[T]) block(s *scratch[T], mr, nr, i0, i1, j0, j1 int) {
 				bp := b[(j-j0)/nr*stride:]
 				c := g.c[i*g.ldc+j:]
 				if j+nr <= g.n {
-					tile(rows, k, a, ars, acs, bp, nr, c, g.ldc, g.alpha, add)
+					tile(g.isa, rows, k, a, ars, acs, bp, nr, c, g.ldc, g.alpha, add)
 					continue
 				}
 				// The last columns go through a whole tile beside C.
@@ -183,7 +185,7 @@ func (g *gemm[T]) block(s *scratch[T], mr, nr, i0, i1, j0, j1 int) {
 				for r := range rows {
 					copy(s.c[r*nr:r*nr+w], c[r*g.ldc:r*g.ldc+w])
 				}
-				tile(rows, k, a, ars, acs, bp, nr, s.c, nr, g.alpha, add)
+				tile(g.isa, rows, k, a, ars, acs, bp, nr, s.c, nr, g.alpha, add)
 				for r := range rows {
 					copy(c[r*g.ldc:r*g.ldc+w], s.c[r*nr:r*nr+w])
 				}
@@ -209,7 +211,7 @@ func (g *gemm[T]) blockB(s *scratch[T], nr, j0, j1, k0, k int) ([]T, int) {
 		dst, w := s.b[q*nr*k:(q+1)*nr*k], min(nr, g.n-j)
 		switch {
 		case g.packed != nil:
-			halfToFloat(any(dst).([]float32), g.packed.f16[(j*g.k+k0*nr):])
+			F16ToF32(any(dst).([]float32), g.packed.f16[(j*g.k+k0*nr):])
 		case g.read != nil:
 			s.rows = grow(s.rows, 8*k)
 			packRows(any(dst).([]float32), nr, g.read, j, k0, w, k, any(s.rows).([]float32))

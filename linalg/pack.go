@@ -75,6 +75,7 @@ type RowReader func(dst []float32, row, k0 int)
 // products read it without packing again. It is read-only and may be shared.
 type Packed struct {
 	K, N int
+	isa  InstructionSet // whose panels these are; products use its kernels
 	nr   int
 	f32  []float32 // [ceil(N/nr), K, nr]
 	f16  []uint16  // the same in half precision; one of the two is set
@@ -85,15 +86,17 @@ func (b *Packed) Bytes() int64 { return int64(4*len(b.f32) + 2*len(b.f16)) }
 
 // PackB packs op(B) [k, n]; with transB, b is [n, k] (a weight [out, in] of a Linear).
 func PackB(p *Pool, transB bool, n, k int, b []float32, ldb int) *Packed {
-	_, nr := tileSize[float32]()
-	out := &Packed{K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
+	isa := ISA()
+	_, nr := tileSize[float32](isa)
+	out := &Packed{isa: isa, K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
+	if k == 0 {
+		return out
+	}
 	p.Run((n+nr-1)/nr, func(i int) {
 		dst, cols := out.f32[i*nr*k:(i+1)*nr*k], min(nr, n-i*nr)
-		switch {
-		case k == 0:
-		case transB:
+		if transB {
 			packTrans(dst, nr, b[i*nr*ldb:], ldb, cols, k)
-		default:
+		} else {
 			packPlain(dst, nr, b[i*nr:], ldb, cols, k)
 		}
 	})
@@ -102,8 +105,12 @@ func PackB(p *Pool, transB bool, n, k int, b []float32, ldb int) *Packed {
 
 // PackRows packs the transpose of a weight [n, k] that read decodes.
 func PackRows(p *Pool, n, k int, read RowReader) *Packed {
-	_, nr := tileSize[float32]()
-	out := &Packed{K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
+	isa := ISA()
+	_, nr := tileSize[float32](isa)
+	out := &Packed{isa: isa, K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
+	if k == 0 {
+		return out
+	}
 	p.Run((n+nr-1)/nr, func(i int) {
 		packRows(out.f32[i*nr*k:(i+1)*nr*k], nr, read, i*nr, 0, min(nr, n-i*nr), k, make([]float32, 8*k))
 	})
@@ -113,8 +120,9 @@ func PackRows(p *Pool, n, k int, read RowReader) *Packed {
 // PackF16 packs the transpose of a half precision weight [n, k]; it stays in half precision and
 // is expanded as products read it.
 func PackF16(p *Pool, n, k int, w []uint16, ldw int) *Packed {
-	_, nr := tileSize[float32]()
-	out := &Packed{K: k, N: n, nr: nr, f16: make([]uint16, (n+nr-1)/nr*nr*k)}
+	isa := ISA()
+	_, nr := tileSize[float32](isa)
+	out := &Packed{isa: isa, K: k, N: n, nr: nr, f16: make([]uint16, (n+nr-1)/nr*nr*k)}
 	p.Run((n+nr-1)/nr, func(i int) {
 		dst := out.f16[i*nr*k : (i+1)*nr*k]
 		for j := range min(nr, n-i*nr) {

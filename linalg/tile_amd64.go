@@ -1,10 +1,10 @@
 package linalg
 
-// tileSize is the micro-tile of the kernels in use: rows and columns.
-func tileSize[T Float]() (mr, nr int) {
+// tileSize is the micro-tile of a family: rows and columns.
+func tileSize[T Float](s InstructionSet) (mr, nr int) {
 	var z T
 	_, double := any(z).(float64)
-	switch s := ISA(); {
+	switch {
 	case s == AVX512 && double:
 		return 8, 24
 	case s == AVX512:
@@ -17,9 +17,8 @@ func tileSize[T Float]() (mr, nr int) {
 	return portableRows, portableCols
 }
 
-// tile runs the micro-kernel in use on full columns and mr rows, at most those of tileSize.
-func tile[T Float](mr, k int, a []T, ars, acs int, b []T, bs int, c []T, ldc int, alpha T, accumulate bool) {
-	s := ISA()
+// tile runs the micro-kernel of a family on full columns and mr rows, at most those of tileSize.
+func tile[T Float](s InstructionSet, mr, k int, a []T, ars, acs int, b []T, bs int, c []T, ldc int, alpha T, accumulate bool) {
 	if s == Portable {
 		tilePortable(mr, k, a, ars, acs, b, bs, c, ldc, alpha, accumulate)
 		return
