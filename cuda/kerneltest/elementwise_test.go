@@ -1,0 +1,474 @@
+package kerneltest
+
+import (
+	"fmt"
+	"math"
+	"sort"
+
+	"github.com/sparserun/sparserun/sparse"
+)
+
+func elementwiseChecks() []check {
+	var cs []check
+	for _, t := range []sparse.DType{f32, f16} {
+		n := t.String()
+		for _, s := range [][2]int{{1, 1}, {3, 7}, {2, 33}, {5, 300}} {
+			rows, width := s[0], s[1]
+			id := fmt.Sprintf("%s/%dx%d", n, rows, width)
+			cs = append(cs,
+				check{"rmsnorm/" + id, []string{"rmsnorm_" + n}, func(r *rig) error { return checkRMSNorm(r, t, rows, width) }},
+				check{"add_rmsnorm/" + id, []string{"add_rmsnorm_" + n}, func(r *rig) error { return checkAddRMSNorm(r, t, rows, width) }},
+				check{"add/" + id, []string{"add_" + n}, func(r *rig) error {
+					return checkBinary(r, "add_"+n, t, rows, width, 1.001*0x1p-24, func(a, b float64) float64 { return a + b })
+				}},
+				check{"mul/" + id, []string{"mul_" + n}, func(r *rig) error {
+					return checkBinary(r, "mul_"+n, t, rows, width, 1.001*0x1p-24, func(a, b float64) float64 { return a * b })
+				}},
+				check{"silu_gate/" + id, []string{"silu_gate_" + n}, func(r *rig) error {
+					return checkBinary(r, "silu_gate_"+n, t, rows, width, special, func(g, u float64) float64 { return silu(g) * u })
+				}},
+				check{"softmax/" + id, []string{"softmax_" + n}, func(r *rig) error { return checkSoftmax(r, t, rows, width) }},
+				check{"argmax/" + id, []string{"argmax_" + n}, func(r *rig) error { return checkArgmax(r, t, rows, width) }},
+				check{"topk/" + id, []string{"topk_" + n}, func(r *rig) error { return checkTopK(r, t, rows, width, 5) }},
+				check{"quantise_int8/" + id, []string{"quantise_int8_" + n}, func(r *rig) error { return checkQuantise(r, t, rows, width) }},
+			)
+			for act := range 6 {
+				cs = append(cs, check{fmt.Sprintf("bias_act/%s/act%d", id, act), []string{"bias_act_" + n},
+					func(r *rig) error { return checkBiasAct(r, t, rows, width, act) }})
+			}
+		}
+		for _, w := range []sparse.DType{f32, f16, bf16, sparse.Int8} {
+			cs = append(cs, check{fmt.Sprintf("embedding/%v/%s", w, n), []string{fmt.Sprintf("embedding_%v_%s", w, n)},
+				func(r *rig) error { return checkEmbedding(r, w, t) }})
+		}
+		cs = append(cs,
+			check{"im2col/" + n, []string{"im2col_" + n}, func(r *rig) error { return checkIm2col(r, t) }},
+			check{"rmsnorm_heads/" + n, []string{"rmsnorm_heads_" + n}, func(r *rig) error { return checkRMSNormHeads(r, t) }},
+			check{"rope/" + n + "/halves", []string{"rope_" + n}, func(r *rig) error { return checkRope(r, t, 3, 16, 16, 0) }},
+			check{"rope/" + n + "/pairs", []string{"rope_" + n}, func(r *rig) error { return checkRope(r, t, 2, 80, 80, 1) }},
+			check{"rope/" + n + "/partial", []string{"rope_" + n}, func(r *rig) error { return checkRope(r, t, 1, 10, 6, 0) }},
+		)
+	}
+	for _, t := range []sparse.DType{f32, f16, bf16} {
+		n := t.String()
+		for _, in := range []int{1, 4, 7, 16, 33, 172} {
+			cs = append(cs, check{fmt.Sprintf("prune_nm24/%s/%d", n, in), []string{"prune_nm24_" + n},
+				func(r *rig) error { return checkPrune(r, t, 3, in) }})
+		}
+	}
+	return cs
+}
+
+func silu(x float64) float64 { return x / (1 + math.Exp(-x)) }
+
+// activation is the formula of each act number, and how far a value of size s may be off.
+func activation(act int, x float64) float64 {
+	switch act {
+	case 1:
+		return math.Max(x, 0)
+	case 2:
+		return silu(x)
+	case 3:
+		return .5 * x * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(x+.044715*x*x*x)))
+	case 4:
+		return 1 / (1 + math.Exp(-x))
+	case 5:
+		return math.Tanh(x)
+	}
+	return x
+}
+
+// gains is a vector of f32 weights near one.
+func (r *rig) gains(n int) []float32 {
+	w := make([]float32, n)
+	for i := range w {
+		w[i] = float32(1 + r.rng.NormFloat64()/4)
+	}
+	return w
+}
+
+const eps = 1e-5
+
+func norm(row []float64, w []float32) func(j int) float64 {
+	var sum float64
+	for _, v := range row {
+		sum += v * v
+	}
+	s := 1 / math.Sqrt(sum/float64(len(row))+float64(float32(eps)))
+	return func(j int) float64 { return row[j] * s * float64(w[j]) }
+}
+
+func checkRMSNorm(r *rig, t sparse.DType, rows, width int) error {
+	x, w := r.values(t, rows, width, width+3, 1), r.gains(width)
+	y := space(r, t, rows, width, width+1)
+	if err := r.run("rmsnorm_"+t.String(), dim(rows), dim(256), 0,
+		y, x.upload(r), up(r, w), width, width+1, width+3, float32(eps)); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, rows, width, width+1)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 { return norm(x.v[i*width:(i+1)*width], w)(j) }
+	return near(got, want, func(i, j int) float64 { return special*math.Abs(want(i, j)) + store(t, want(i, j)) })
+}
+
+func checkRMSNormHeads(r *rig, t sparse.DType) error {
+	rows, heads, width := 3, 2, 40
+	x, w := r.values(t, rows, heads*width, heads*width, 1), r.gains(width)
+	p := x.upload(r)
+	if err := r.run("rmsnorm_heads_"+t.String(), dim(rows, heads), dim(64), 0, p, up(r, w), width, heads*width, float32(eps)); err != nil {
+		return err
+	}
+	got, err := download(r, p, t, rows, heads*width, heads*width)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 {
+		at := i*heads*width + j/width*width
+		return norm(x.v[at:at+width], w)(j % width)
+	}
+	return near(got, want, func(i, j int) float64 { return special*math.Abs(want(i, j)) + store(t, want(i, j)) })
+}
+
+func checkAddRMSNorm(r *rig, t sparse.DType, rows, width int) error {
+	x, res, w := r.values(t, rows, width, width, 1), r.values(t, rows, width, width+2, 1), r.gains(width)
+	y, px := space(r, t, rows, width, width), x.upload(r)
+	if err := r.run("add_rmsnorm_"+t.String(), dim(rows), dim(256), 0,
+		y, px, res.upload(r), up(r, w), width, width, width, width+2, float32(eps)); err != nil {
+		return err
+	}
+	sum := &grid{t, rows, width, width, make([]float64, rows*width)}
+	for i := range sum.v {
+		sum.v[i] = round(t, float64(float32(x.v[i]+res.v[i])))
+	}
+	gotX, err := download(r, px, t, rows, width, width)
+	if err != nil {
+		return err
+	}
+	if err := near(gotX, sum.at, func(i, j int) float64 { return 0 }); err != nil {
+		return fmt.Errorf("x: %w", err)
+	}
+	got, err := download(r, y, t, rows, width, width)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 { return norm(sum.v[i*width:(i+1)*width], w)(j) }
+	return near(got, want, func(i, j int) float64 { return special*math.Abs(want(i, j)) + store(t, want(i, j)) })
+}
+
+// checkBinary: y = f(a, b), three different strides.
+func checkBinary(r *rig, kernel string, t sparse.DType, rows, width int, rel float64, f func(a, b float64) float64) error {
+	a, b := r.values(t, rows, width, width+1, 2), r.values(t, rows, width, width+2, 2)
+	y := space(r, t, rows, width, width+3)
+	if err := r.run(kernel, dim((width+255)/256, rows), dim(256), 0,
+		y, a.upload(r), b.upload(r), width, width+3, width+1, width+2); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, rows, width, width+3)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 { return f(a.at(i, j), b.at(i, j)) }
+	return near(got, want, func(i, j int) float64 { return rel*math.Abs(want(i, j)) + store(t, want(i, j)) })
+}
+
+func checkBiasAct(r *rig, t sparse.DType, rows, width, act int) error {
+	x, bias := r.values(t, rows, width, width, 2), r.gains(width)
+	pb := up(r, bias)
+	if act == 0 { // without bias, too
+		pb, bias = null, make([]float32, width)
+	}
+	y := space(r, t, rows, width, width)
+	if err := r.run("bias_act_"+t.String(), dim((width+255)/256, rows), dim(256), 0, y, x.upload(r), pb, width, width, width, act); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, rows, width, width)
+	if err != nil {
+		return err
+	}
+	arg := func(i, j int) float64 { return x.at(i, j) + float64(bias[j]) }
+	want := func(i, j int) float64 { return activation(act, arg(i, j)) }
+	// tanh and GELU subtract from 1: their error is relative to 1, times the argument for GELU.
+	return near(got, want, func(i, j int) float64 {
+		return special*(1+math.Abs(arg(i, j))) + store(t, want(i, j))
+	})
+}
+
+func checkEmbedding(r *rig, wt, t sparse.DType) error {
+	vocab, width := 11, 37
+	tokens := []int32{3, 0, 10, 3, -1, 11}
+	y := space(r, t, len(tokens), width, width+1)
+	table := make([]float64, vocab*width)
+	var pw, ps any = null, null
+	if wt == sparse.Int8 {
+		q, scale := make([]int8, vocab*width), r.gains(vocab)
+		for i := range q {
+			q[i] = int8(r.rng.IntN(255) - 127)
+			table[i] = float64(q[i]) * float64(scale[i/width])
+		}
+		pw, ps = up(r, q), up(r, scale)
+	} else {
+		g := r.values(wt, vocab, width, width, 1)
+		table, pw = g.v, g.upload(r)
+	}
+	if err := r.run(fmt.Sprintf("embedding_%v_%v", wt, t), dim(len(tokens)), dim(64), 0,
+		y, pw, ps, up(r, tokens), vocab, width, width+1); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, len(tokens), width, width+1)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 {
+		if id := int(tokens[i]); id >= 0 && id < vocab {
+			return table[id*width+j]
+		}
+		return 0
+	}
+	return near(got, want, func(i, j int) float64 { return 0x1p-23*math.Abs(want(i, j)) + store(t, want(i, j)) })
+}
+
+func checkRope(r *rig, t sparse.DType, heads, headdim, rot, interleaved int) error {
+	pos := []int32{0, 5, 2}
+	rows, ld := len(pos), heads*headdim+1
+	x := r.values(t, rows, heads*headdim, ld, 1)
+	cos, sin := make([]float32, 6*rot/2), make([]float32, 6*rot/2)
+	for i := range cos {
+		a := float64(i/(rot/2)) * math.Pow(10000, -2*float64(i%(rot/2))/float64(rot))
+		cos[i], sin[i] = float32(math.Cos(a)), float32(math.Sin(a))
+	}
+	p := x.upload(r)
+	if err := r.run("rope_"+t.String(), dim(rows, heads), dim(32), 0, p, up(r, cos), up(r, sin), up(r, pos), ld, headdim, rot, interleaved); err != nil {
+		return err
+	}
+	// Between the rows lies NaN from the upload, not 0xff: read without that check.
+	want := func(i, j int) float64 {
+		h, d := j/headdim*headdim, j%headdim
+		if d >= rot {
+			return x.at(i, j)
+		}
+		a, b, pair := d, d+rot/2, d
+		second := d >= rot/2
+		if second {
+			a, b, pair = d-rot/2, d, d-rot/2
+		}
+		if interleaved == 1 {
+			a, b, pair, second = d/2*2, d/2*2+1, d/2, d%2 == 1
+		}
+		c, s := float64(cos[int(pos[i])*rot/2+pair]), float64(sin[int(pos[i])*rot/2+pair])
+		va, vb := x.at(i, h+a), x.at(i, h+b)
+		if second {
+			return va*s + vb*c
+		}
+		return va*c - vb*s
+	}
+	got, err := reread(r, p, t, rows, heads*headdim, ld)
+	if err != nil {
+		return err
+	}
+	return near(got, want, func(i, j int) float64 { return 0x1p-21 + store(t, want(i, j)) })
+}
+
+// reread is download for a grid that was uploaded: the gaps hold the upload's NaN.
+func reread(r *rig, p ptxPtr, t sparse.DType, rows, cols, ld int) (*grid, error) {
+	g := &grid{t, rows, cols, ld, make([]float64, rows*cols)}
+	for i := range rows {
+		row, err := download(r, p+ptxPtr(i*ld*int(t.Bits()/8)), t, 1, cols, cols)
+		if err != nil {
+			return nil, fmt.Errorf("row %d: %w", i, err)
+		}
+		copy(g.v[i*cols:], row.v)
+	}
+	return g, nil
+}
+
+func checkSoftmax(r *rig, t sparse.DType, rows, width int) error {
+	x := r.values(t, rows, width, width+1, 3)
+	scale := float32(.7)
+	y := space(r, t, rows, width, width)
+	if err := r.run("softmax_"+t.String(), dim(rows), dim(128), 0, y, x.upload(r), width, width, width+1, scale); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, rows, width, width)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 {
+		top, sum := math.Inf(-1), 0.
+		for k := range width {
+			top = math.Max(top, x.at(i, k))
+		}
+		for k := range width {
+			sum += math.Exp((x.at(i, k) - top) * float64(scale))
+		}
+		return math.Exp((x.at(i, j)-top)*float64(scale)) / sum
+	}
+	return near(got, want, func(i, j int) float64 { return 4*special*want(i, j) + store(t, want(i, j)) })
+}
+
+// ranked is the order of argmax and topk: larger first, then smaller index.
+func ranked(row []float64) []int {
+	order := make([]int, len(row))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return row[order[a]] > row[order[b]] })
+	return order
+}
+
+// coarse makes ties likely.
+func (r *rig) coarse(t sparse.DType, rows, width, ld int) *grid {
+	x := r.values(t, rows, width, ld, 1)
+	for i := range x.v {
+		x.v[i] = math.Round(2*x.v[i]) / 2
+	}
+	return x
+}
+
+func checkArgmax(r *rig, t sparse.DType, rows, width int) error {
+	x := r.coarse(t, rows, width, width+1)
+	index := room[int32](r, rows)
+	if err := r.run("argmax_"+t.String(), dim(rows), dim(128), 0, index, x.upload(r), width, width+1); err != nil {
+		return err
+	}
+	for i, got := range down[int32](r, index, rows) {
+		if want := ranked(x.v[i*width : (i+1)*width])[0]; int(got) != want {
+			return fmt.Errorf("row %d: want index %d, got %d", i, want, got)
+		}
+	}
+	return nil
+}
+
+func checkTopK(r *rig, t sparse.DType, rows, width, k int) error {
+	x := r.coarse(t, rows, width, width+1)
+	index, values := room[int32](r, rows*k), room[float32](r, rows*k)
+	if err := r.run("topk_"+t.String(), dim(rows), dim(128), 0, values, index, x.upload(r), width, width+1, k); err != nil {
+		return err
+	}
+	gi, gv := down[int32](r, index, rows*k), down[float32](r, values, rows*k)
+	for i := range rows {
+		order := ranked(x.v[i*width : (i+1)*width])
+		for n := range k {
+			want, value := -1, math.Inf(-1)
+			if n < width {
+				want, value = order[n], x.at(i, order[n])
+			}
+			if int(gi[i*k+n]) != want || float64(gv[i*k+n]) != value {
+				return fmt.Errorf("row %d place %d: want %d (%v), got %d (%v)", i, n, want, value, gi[i*k+n], gv[i*k+n])
+			}
+		}
+	}
+	return nil
+}
+
+func checkQuantise(r *rig, t sparse.DType, rows, width int) error {
+	x := r.values(t, rows, width, width+1, 3)
+	for j := range width { // the last row is zero
+		x.v[(rows-1)*width+j] = 0
+	}
+	ldq := (width + 15) / 16 * 16
+	q, scale := room[int8](r, rows*ldq), room[float32](r, rows)
+	if err := r.run("quantise_int8_"+t.String(), dim(rows), dim(256), 0, q, scale, x.upload(r), width, ldq, width+1); err != nil {
+		return err
+	}
+	gq, gs := down[int8](r, q, rows*ldq), down[float32](r, scale, rows)
+	for i := range rows {
+		var top float64
+		for j := range width {
+			top = math.Max(top, math.Abs(x.at(i, j)))
+		}
+		if math.Abs(float64(gs[i])-top/127) > 1e-6*top {
+			return fmt.Errorf("row %d: want scale %v, got %v", i, top/127, gs[i])
+		}
+		for j := range ldq {
+			var want float64
+			if j < width && top > 0 {
+				want = x.at(i, j) / top * 127
+			}
+			// Near a tie either neighbour is right: the quotient carries two roundings.
+			if math.Abs(float64(gq[i*ldq+j])-want) > .5+1e-4 {
+				return fmt.Errorf("row %d column %d: want %v, got %d", i, j, want, gq[i*ldq+j])
+			}
+		}
+	}
+	return nil
+}
+
+func checkPrune(r *rig, t sparse.DType, out, in int) error {
+	w := r.coarse(t, out, in, in+1) // ties among magnitudes
+	norms := r.gains(in)
+	for j := range norms {
+		norms[j] = float32(math.Abs(float64(norms[j])))
+		if j%3 == 0 {
+			norms[j] = 1
+		}
+	}
+	ldm := (in + 15) / 16
+	ldv := ldm * 8
+	meta := room[uint16](r, out*ldm)
+	values := space(r, t, out, ldv, ldv)
+	if err := r.run("prune_nm24_"+t.String(), dim((ldm+127)/128, out), dim(128), 0,
+		values, meta, w.upload(r), up(r, norms), in, in+1, ldv, ldm); err != nil {
+		return err
+	}
+	gv, err := download(r, values, t, out, ldv, ldv)
+	if err != nil {
+		return err
+	}
+	gm := down[uint16](r, meta, out*ldm)
+	for i := range out {
+		for g := range ldm * 4 {
+			score := make([]float64, 4)
+			for q := range score {
+				score[q] = -1
+				if c := 4*g + q; c < in {
+					score[q] = float64(float32(math.Abs(w.at(i, c))) * norms[c])
+				}
+			}
+			top := ranked(score)[:2]
+			sort.Ints(top)
+			nibble := int(gm[i*ldm+g/4] >> (4 * (g % 4)) & 15)
+			if want := top[0] | top[1]<<2; nibble != want {
+				return fmt.Errorf("row %d group %d (%v): want nibble %d, got %d", i, g, score, want, nibble)
+			}
+			for n, q := range top {
+				var want float64
+				if c := 4*g + q; c < in {
+					want = w.at(i, c)
+				}
+				if got := gv.at(i, 2*g+n); got != want {
+					return fmt.Errorf("row %d group %d kept %d: want %v, got %v", i, g, n, want, got)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func checkIm2col(r *rig, t sparse.DType) error {
+	batch, ch, h, w, kh, kw := 2, 3, 7, 6, 3, 2
+	sh, sw, ph, pw, dh, dw := 2, 1, 1, 2, 2, 3
+	oh, ow := (h+2*ph-dh*(kh-1)-1)/sh+1, (w+2*pw-dw*(kw-1)-1)/sw+1
+	x := r.values(t, batch, ch*h*w, ch*h*w, 1)
+	cols, rows := ch*kh*kw, batch*oh*ow
+	y := space(r, t, rows, cols, cols+2)
+	if err := r.run("im2col_"+t.String(), dim((cols+255)/256, rows), dim(256), 0,
+		y, x.upload(r), ch, h, w, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, cols+2); err != nil {
+		return err
+	}
+	got, err := download(r, y, t, rows, cols, cols+2)
+	if err != nil {
+		return err
+	}
+	want := func(i, j int) float64 {
+		ox, oy, b := i%ow, i/ow%oh, i/ow/oh
+		kx, ky, c := j%kw, j/kw%kh, j/kw/kh
+		iy, ix := oy*sh-ph+ky*dh, ox*sw-pw+kx*dw
+		if iy < 0 || iy >= h || ix < 0 || ix >= w {
+			return 0
+		}
+		return x.at(b, (c*h+iy)*w+ix)
+	}
+	return near(got, want, func(i, j int) float64 { return 0 })
+}
