@@ -1,28 +1,52 @@
 package cpu
 
-// quantiseRows makes the int8 form of rows t0..t1-1 of f32.
-func (a *acts) quantiseRows(f32 []float32, t0, t1 int) {
-	ng := a.qld / actGroup
-	for t := t0; t < t1; t++ {
-		quantiseRow(a.q[t*a.qld:(t+1)*a.qld], a.scale[t*ng:(t+1)*ng], f32[t*a.cols:(t+1)*a.cols])
+// formBytes is the memory of a form of rows x cols activations.
+func formBytes(f form, rows, cols int) int {
+	switch f {
+	case formInt8:
+		qld := padded(cols)
+		return rows * (qld + 4*qld/actGroup)
+	case formPanels, formInt8Panels:
+		return panelBytes(f, rows, cols)
+	}
+	return 0
+}
+
+// padded rounds columns up to whole int8 groups.
+func padded(cols int) int { return (cols + actGroup - 1) &^ (actGroup - 1) }
+
+// begin sets the slices of form f for x.rows rows; prepare fills them.
+func (x *acts) begin(f form) {
+	switch f {
+	case formInt8:
+		x.qld = padded(x.cols)
+		n := x.rows * x.qld
+		x.scale = f32s(x.mem[f][:4*n/actGroup])
+		x.q = i8s(x.mem[f][4*n/actGroup : 4*n/actGroup+n])
+	case formPanels, formInt8Panels:
+		x.beginPanels(f)
 	}
 }
 
-// quantStep makes the int8 form of a buffer whose writer could not do so.
-type quantStep struct {
-	p        *program
-	buf      int
-	selected bool
-	a        *acts
-	n, per   int
+// step is the unit of rows that prepare may be split in.
+func (x *acts) step(f form) int {
+	switch f {
+	case formPanels, formInt8Panels:
+		return x.panelStep(f)
+	}
+	return 1
 }
 
-func (s *quantStep) run(p *program) {
-	s.p, s.n = p, p.rowsOf(s.selected)
-	s.per = p.split(s.n, 2*s.a.cols)
-	p.pool.run(s, parts(s.n, s.per))
-}
-
-func (s *quantStep) part(_, i int) {
-	s.a.quantiseRows(s.p.bufs[s.buf], i*s.per, min((i+1)*s.per, s.n))
+// prepare makes form f of rows t0..t1-1: t0 is a multiple of step, t1 too or the
+// last row. It may run concurrently for disjoint rows.
+func (x *acts) prepare(f form, t0, t1 int) {
+	switch f {
+	case formInt8:
+		ng := x.qld / actGroup
+		for t := t0; t < t1; t++ {
+			quantiseRow(x.q[t*x.qld:(t+1)*x.qld], x.scale[t*ng:(t+1)*ng], x.f32[t*x.cols:(t+1)*x.cols])
+		}
+	case formPanels, formInt8Panels:
+		x.preparePanels(f, t0, t1)
+	}
 }

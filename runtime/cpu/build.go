@@ -53,57 +53,47 @@ func (c *compiler) group(i int) int {
 	return n
 }
 
-// add appends a step that writes to buffer out (-1: none); q is who can quantise
-// what it wrote, nil if it cannot.
-func (c *compiler) add(s step, m meter, out int, q quantiser) {
+// add appends a step that writes to the given buffers.
+func (c *compiler) add(s step, m meter, out ...int) {
 	c.p.steps = append(c.p.steps, s)
 	c.p.meters = append(c.p.meters, m)
-	if out >= 0 {
-		delete(c.int8, out)
-		c.writer[out] = q
+	for _, b := range out {
+		delete(c.acts, b)
 	}
 }
 
-// quantised is the int8 form of buffer b, which holds values of the given width.
-func (c *compiler) quantised(b, width int) (*acts, error) {
-	if a := c.int8[b]; a != nil {
-		return a, nil
+// form sees to it that x, the content of buffer b, has form f; it reports whether
+// the step at hand has to make it.
+func (c *compiler) form(x *acts, b int, f form) (fresh bool, err error) {
+	if f == formRows || x.mem[f] != nil {
+		return false, nil
 	}
-	sel := c.plan.Buffers[b].Selected
-	store := c.storage[b]
-	if store == nil {
-		qld := (c.plan.Buffers[b].Width + actGroup - 1) &^ (actGroup - 1)
-		n := c.rows(sel)
-		r, err := alloc(n * qld)
-		if err != nil {
-			return nil, err
+	if c.mem[b] == nil {
+		c.mem[b] = new([forms]*region)
+	}
+	r := c.mem[b][f]
+	n := formBytes(f, c.rows(c.plan.Buffers[b].Selected), x.cols)
+	if r == nil || len(r.bytes()) < n {
+		if r, err = alloc(n); err != nil {
+			return false, err
 		}
 		c.p.regions = append(c.p.regions, r)
-		scale, err := c.p.memory(n * qld / actGroup)
-		if err != nil {
-			return nil, err
-		}
-		store = &acts{q: i8s(r.bytes()), scale: scale}
-		c.storage[b] = store
+		c.mem[b][f] = r
 	}
-	a := &acts{cols: width, q: store.q, scale: store.scale, qld: (width + actGroup - 1) &^ (actGroup - 1)}
-	c.int8[b] = a
-	if w := c.writer[b]; w != nil {
-		w.quantise(a)
-	} else {
-		c.add(&quantStep{buf: b, selected: sel, a: a}, c.meter(quantOp, sel), -1, nil)
-	}
-	return a, nil
+	x.mem[f] = r.bytes()
+	return true, nil
 }
-
-// quantOp names the counter of quantisations that no other step could take along.
-const quantOp model.Op = "Quantise"
 
 // linears builds one step of n Linears from plan step i on.
 func (c *compiler) linears(i, n int) error {
 	first := c.plan.Steps[i]
 	in, width := first.In[0], c.width(first.Node.In[0])
-	l := &linearStep{in: in, selected: c.plan.Buffers[first.Out].Selected, x: acts{cols: width}}
+	x := c.acts[in]
+	if x == nil {
+		x = &acts{cols: width}
+		c.acts[in] = x
+	}
+	l := &linearStep{in: in, selected: c.plan.Buffers[first.Out].Selected, x: x}
 	m := meter{selected: l.selected}
 	var total int64
 	for k, s := range c.plan.Steps[i : i+n] {
@@ -117,12 +107,10 @@ func (c *compiler) linears(i, n int) error {
 		}
 		key := keyOf(s)
 		w := c.packs[key]
-		if w.int8() && l.x.q == nil {
-			a, err := c.quantised(in, width)
-			if err != nil {
-				return err
-			}
-			l.x.q, l.x.scale, l.x.qld = a.q, a.scale, a.qld
+		if fresh, err := c.form(x, in, w.form()); err != nil {
+			return err
+		} else if fresh {
+			l.fresh = append(l.fresh, w.form())
 		}
 		l.parts = append(l.parts, linear{w: w, rows: rows, out: s.Out, residual: s.Residual, bias: bias})
 		b := w.bytes()
@@ -137,10 +125,9 @@ func (c *compiler) linears(i, n int) error {
 		}
 	}
 	l.cut(c.p.pool.threads)
-	c.add(l, m, -1, nil)
+	c.add(l, m)
 	for _, s := range c.plan.Steps[i : i+n] {
-		delete(c.int8, s.Out)
-		delete(c.writer, s.Out)
+		delete(c.acts, s.Out)
 	}
 	return nil
 }
@@ -191,7 +178,7 @@ func (c *compiler) single(i int) error {
 		}
 		c.p.bytes[i] = b
 		m.parts[0].RowBytes = b.Total() / int64(rows)
-		c.add(&embeddingStep{rowStep: rs, w: w}, m, s.Out, nil)
+		c.add(&embeddingStep{rowStep: rs, w: w}, m, s.Out)
 	case model.OpRMSNorm:
 		a, ok := n.Attr.(model.RMSNorm)
 		if !ok {
@@ -212,8 +199,7 @@ func (c *compiler) single(i int) error {
 			return err
 		}
 		m.parts[0].RowFLOPs = int64(4 * width)
-		st := &rmsNormStep{rowStep: rs, group: group, eps: a.Eps, w: w}
-		c.add(st, m, s.Out, st)
+		c.add(&rmsNormStep{rowStep: rs, group: group, eps: a.Eps, w: w}, m, s.Out)
 	case model.OpRoPE:
 		a, ok := n.Attr.(model.RoPE)
 		if !ok {
@@ -230,7 +216,7 @@ func (c *compiler) single(i int) error {
 			return err
 		}
 		m.parts[0].RowFLOPs = int64(3 * width)
-		c.add(&ropeStep{rowStep: rs, t: t, headDim: a.HeadDim}, m, s.Out, nil)
+		c.add(&ropeStep{rowStep: rs, t: t, headDim: a.HeadDim}, m, s.Out)
 	case model.OpAttention:
 		if err := want(6); err != nil {
 			return err
@@ -244,35 +230,34 @@ func (c *compiler) single(i int) error {
 			return fmt.Errorf("attention %+v of q %d, k %d, v %d: %w", a, c.width(n.In[0]), c.width(n.In[1]), c.width(n.In[2]), runtime.ErrShape)
 		}
 		m.parts[0].ContextFLOPs = int64(4 * a.Heads * a.HeadDim)
-		c.add(newAttentionStep(c.p, s, a), m, s.Out, nil)
+		c.add(newAttentionStep(c.p, s, a), m, s.Out)
 	case model.OpSiLUGate:
 		if err := same(2); err != nil {
 			return err
 		}
 		m.parts[0].RowFLOPs = int64(5 * width)
-		st := &siluGateStep{rowStep: rs}
-		c.add(st, m, s.Out, st)
+		c.add(&siluGateStep{rs}, m, s.Out)
 	case model.OpAdd, model.OpMul:
 		if err := same(2); err != nil {
 			return err
 		}
 		m.parts[0].RowFLOPs = int64(width)
 		if n.Op == model.OpAdd {
-			c.add(&addStep{rs}, m, s.Out, nil)
+			c.add(&addStep{rs}, m, s.Out)
 		} else {
-			c.add(&mulStep{rs}, m, s.Out, nil)
+			c.add(&mulStep{rs}, m, s.Out)
 		}
 	case model.OpReLU:
 		if err := same(1); err != nil {
 			return err
 		}
-		c.add(&reluStep{rs}, m, s.Out, nil)
+		c.add(&reluStep{rs}, m, s.Out)
 	case model.OpSoftmax:
 		if err := same(1); err != nil {
 			return err
 		}
 		m.parts[0].RowFLOPs = int64(5 * width)
-		c.add(&softmaxStep{rs}, m, s.Out, nil)
+		c.add(&softmaxStep{rs}, m, s.Out)
 	case model.OpSelect:
 		if err := want(2); err != nil {
 			return err
@@ -280,7 +265,7 @@ func (c *compiler) single(i int) error {
 		if c.width(n.In[0]) != width || !sel {
 			return fmt.Errorf("select of %d columns from %d: %w", width, c.width(n.In[0]), runtime.ErrShape)
 		}
-		c.add(&selectStep{rs}, m, s.Out, nil)
+		c.add(&selectStep{rs}, m, s.Out)
 	default:
 		return fmt.Errorf("op %s: %w", n.Op, runtime.ErrUnsupported)
 	}

@@ -16,10 +16,8 @@ type compiler struct {
 	plan  *runtime.Plan
 	packs map[packKey]packed
 	vecs  map[*model.Weight][]float32
-	// What int8 form a buffer's present content has, and who could make it.
-	int8    map[int]*acts
-	writer  map[int]quantiser
-	storage map[int]*acts // memory of int8 forms, by buffer
+	acts  map[int]*acts           // forms that a buffer's present content has
+	mem   map[int]*[forms]*region // memory of forms, by buffer: contents take turns
 }
 
 // packKey says when two steps share a packed weight.
@@ -30,15 +28,12 @@ type packKey struct {
 	act    sparse.DType
 }
 
-// quantiser is a step that can leave the int8 form of its result behind.
-type quantiser interface{ quantise(*acts) }
-
 func (c *compiler) compile() error {
 	if err := c.check(); err != nil {
 		return err
 	}
 	c.packs, c.vecs = map[packKey]packed{}, map[*model.Weight][]float32{}
-	c.int8, c.writer, c.storage = map[int]*acts{}, map[int]quantiser{}, map[int]*acts{}
+	c.acts, c.mem = map[int]*acts{}, map[int]*[forms]*region{}
 	c.p.bytes = make([]sparse.Bytes, len(c.plan.Steps))
 	for _, f := range []func() error{c.inputs, c.buffers, c.state, c.packAll, c.build, c.outputs} {
 		if err := f(); err != nil {

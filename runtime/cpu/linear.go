@@ -18,8 +18,8 @@ type packed interface {
 	// rowBlock; r1 too, or the last row. It writes nothing else, allocates
 	// nothing and may run concurrently for disjoint rows.
 	mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int)
-	// int8 reports whether mul reads the int8 form of x.
-	int8() bool
+	// form is the form of x that mul reads.
+	form() form
 	free()
 }
 
@@ -29,14 +29,26 @@ type epilogue struct {
 	add  bool      // accumulate into out (the residual stands there already)
 }
 
-// acts are the activations of a Linear: float32 [rows, cols], and on demand
-// their int8 form. They are made once per buffer and shared by the Linears that
-// read it (q, k and v; gate and up).
+// form is a way activations are laid out for a kernel.
+type form uint8
+
+const (
+	formRows       form = iota // f32, row-major: as they are
+	formInt8                   // q and scale, row-major
+	formPanels                 // see panel.go
+	formInt8Panels             // see panel.go
+	forms
+)
+
+// acts are the activations of a Linear: float32 [rows, cols], and the other forms
+// that kernels read. A form is made once per value and shared by the Linears
+// that read it (q, k and v; gate and up).
 type acts struct {
 	rows, cols int
-	f32        []float32 // [rows, cols]
-	// The int8 form: codes in [-127, 127] with one scale per actGroup columns,
-	// rows padded with zeros to a multiple of actGroup.
+	f32        []float32     // [rows, cols]
+	mem        [forms][]byte // formBytes of each form in use
+	// formInt8: codes in [-127, 127] with one scale per actGroup columns, rows padded
+	// with zeros to a multiple of actGroup.
 	q     []int8    // [rows, qld]
 	qld   int       // padded columns
 	scale []float32 // [rows, qld/actGroup]

@@ -39,7 +39,14 @@ func portablePacker(k runtime.Kernel) packFunc {
 
 func (p *portable) bytes() sparse.Bytes { return p.m.Bytes() }
 func (p *portable) rowBlock() int       { return 1 }
-func (p *portable) int8() bool          { return p.act8 }
+
+func (p *portable) form() form {
+	if p.act8 {
+		return formInt8
+	}
+	return formRows
+}
+
 func (p *portable) free()               {}
 
 func (p *portable) readRow(dst []float32, r int) { _ = p.m.ReadRows(dst, r) }

@@ -6,7 +6,9 @@ type linearStep struct {
 	p        *program
 	in       int
 	selected bool
-	x        acts
+	x        *acts
+	fresh    []form // of x, that this step makes
+	making   formJob
 	parts    []linear
 	few      []slice // for few rows: a part is worth its bytes
 	many     []slice // for many rows: a part is worth its work
@@ -65,6 +67,11 @@ func (s *linearStep) run(p *program) {
 	s.p = p
 	s.x.rows = p.rowsOf(s.selected)
 	s.x.f32 = p.bufs[s.in][:s.x.rows*s.x.cols]
+	for _, f := range s.fresh {
+		s.x.begin(f)
+		s.making = formJob{s.x, f, 0}
+		s.making.run(p)
+	}
 	s.cuts = s.few
 	if s.x.rows > manyRows {
 		s.cuts = s.many
@@ -82,5 +89,23 @@ func (s *linearStep) part(_, i int) {
 			copy(out[t*l.rows+c.r0:t*l.rows+c.r1], res[t*l.rows+c.r0:t*l.rows+c.r1])
 		}
 	}
-	l.w.mul(out, l.rows, &s.x, epilogue{bias: l.bias, add: l.residual >= 0}, c.r0, c.r1)
+	l.w.mul(out, l.rows, s.x, epilogue{bias: l.bias, add: l.residual >= 0}, c.r0, c.r1)
+}
+
+// formJob makes a form of activations, rows dealt out.
+type formJob struct {
+	x   *acts
+	f   form
+	per int
+}
+
+func (j *formJob) run(p *program) {
+	step := j.x.step(j.f)
+	per := p.split(j.x.rows, 2*j.x.cols)
+	j.per = (per + step - 1) / step * step
+	p.pool.run(j, parts(j.x.rows, j.per))
+}
+
+func (j *formJob) part(_, i int) {
+	j.x.prepare(j.f, i*j.per, min((i+1)*j.per, j.x.rows))
 }

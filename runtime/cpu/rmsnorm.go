@@ -8,10 +8,7 @@ type rmsNormStep struct {
 	group int
 	eps   float32
 	w     []float32 // [group]
-	q     *acts     // nil: nobody wants the int8 form
 }
-
-func (s *rmsNormStep) quantise(a *acts) { s.q = a }
 
 func (s *rmsNormStep) run(p *program) { s.start(p, s, 2*s.width) }
 
@@ -20,9 +17,6 @@ func (s *rmsNormStep) part(_, i int) {
 	dst, src := s.dst(t0, t1), s.src(0, t0, t1)
 	for c := 0; c < len(dst); c += s.group {
 		rmsNorm(dst[c:c+s.group], src[c:c+s.group], s.w, s.eps)
-	}
-	if s.q != nil {
-		s.q.quantiseRows(s.p.bufs[s.out], t0, t1)
 	}
 }
 
