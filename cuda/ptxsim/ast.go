@@ -34,16 +34,17 @@ type program struct {
 
 // variable is a memory object: module, function or parameter scope.
 type variable struct {
-	name   string
-	space  space
-	typ    dtype
-	align  int
-	size   int // bytes; 0 for an extern array without bounds
-	extern bool
-	init   []byte
-	relocs []reloc // addresses of other variables inside init
-	line   int
-	off    int // offset within its space (param, local, shared); set when a function is laid out
+	name     string
+	space    space
+	typ      dtype
+	align    int
+	size     int // bytes; 0 for an extern array without bounds
+	extern   bool
+	init     []byte
+	relocs   []reloc // addresses of other variables inside init
+	pos, end int     // byte span of a module variable's declaration
+	line     int
+	off      int // offset within its space (param, local, shared); set when a function is laid out
 }
 
 type reloc struct {
@@ -64,6 +65,7 @@ type function struct {
 	maxThreads  int
 	reqThreads  bool
 	line        int
+	pos, end    int // byte span in the source
 	sharedFixed int // bytes of static shared memory
 	localSize   int // bytes of local memory a thread
 	dynAlign    int

@@ -148,13 +148,16 @@ func parseNumber(s string) (bits uint64, fp byte, err error) {
 }
 
 // linkage holds the prefixes of a declaration that matter here.
-type linkage struct{ extern, visible bool }
+type linkage struct {
+	extern, visible bool
+	pos             int
+}
 
 func (p *parser) topLevel() error {
 	if p.tok.kind != tokDot {
 		return p.errorf("want a directive, got %q", p.tok.text)
 	}
-	var lk linkage
+	lk := linkage{pos: p.tok.pos}
 	for {
 		switch p.tok.text {
 		case ".visible", ".weak", ".common":
@@ -218,6 +221,7 @@ func (p *parser) directive(lk linkage) error {
 			if _, dup := p.prog.globals[v.name]; dup {
 				return p.errorf("%s declared twice", v.name)
 			}
+			v.pos, v.end = lk.pos, p.prevEnd
 			p.prog.globals[v.name] = v
 			p.prog.vars = append(p.prog.vars, v)
 		}
@@ -266,7 +270,7 @@ func (p *parser) skipDirective() error {
 // function parses .entry or .func with its parameters and, unless it is only
 // declared, its body.
 func (p *parser) function(lk linkage) error {
-	fn := &function{entry: p.is(".entry"), line: p.tok.line, tables: map[string][]string{}, dynAlign: 16}
+	fn := &function{entry: p.is(".entry"), line: p.tok.line, pos: lk.pos, tables: map[string][]string{}, dynAlign: 16}
 	if err := p.advance(); err != nil {
 		return err
 	}
@@ -305,6 +309,7 @@ func (p *parser) function(lk linkage) error {
 	if err := p.block(0); err != nil {
 		return err
 	}
+	fn.end = p.prevEnd
 	if err := p.resolveLabels(); err != nil {
 		return err
 	}

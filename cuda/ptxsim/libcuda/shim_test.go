@@ -108,7 +108,7 @@ destroy: CUDA_SUCCESS
 context again: CUDA_SUCCESS
 all free 1
 `, "\n"), out)
-	require.Contains(t, stderr, "axpy: line 8: ld.global.f32: block (")
+	require.Contains(t, stderr, "axpy: line 11: ld.global.f32: block (")
 	require.Contains(t, stderr, "out of bounds")
 }
 
