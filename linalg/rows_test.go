@@ -104,9 +104,10 @@ func TestExp(t *testing.T) {
 				x[i] = float32(v)
 			}
 			s := ExpSum(dst, x, 0)
-			for _, e := range append(dst, s) {
+			require.False(t, s > 39e-38, "exp(%g): sum %g", v, s)
+			for _, e := range dst {
 				require.Equal(t, v != v, e != e, "exp(%g) is %g", v, e)
-				require.False(t, e > 39e-38/100, "exp(%g) is %g", v, e)
+				require.False(t, e > 1e-38, "exp(%g) is %g", v, e)
 			}
 		}
 	})
