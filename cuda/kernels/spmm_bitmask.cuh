@@ -5,6 +5,7 @@
 //   number s*4 + i saying how many values come before word (s*4 + i)*4; the values, word by word,
 //   low bits first; zeros up to 16 bytes. Bit 2 lane + e of a word is row 16 i + g + 8 (j%2),
 //   column 16 s + 8 (j/2) + 2t + e: the order of an A fragment (lane = 4g + t).
+//   maxtile: bytes of the largest tile, rounded up to 64 (x's stages stay on 128, as the swizzle needs).
 //   x (rows, in), in % 8 == 0, ldx % 8 == 0. Epilogue as in weights.cuh.
 //
 // v1: per k-tile the block copies bitmaps, values and x with cp.async (2 stages), the four

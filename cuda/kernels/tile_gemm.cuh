@@ -96,8 +96,7 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 #pragma unroll
         for (int q = 0; q < (Shape::kWBytes / 16 + kTileThreads - 1) / kTileThreads; q++) {
             const int at = q * kTileThreads * 16;
-            if (at + kTileThreads * 16 <= Shape::kWBytes || tid * 16 + at < Shape::kWBytes)
-                copy_async(stage + wdst + at, wsrc + at, tid * 16 + at < wstep);
+            if (tid * 16 + at < wstep) copy_async(stage + wdst + at, wsrc + at, true);
         }
 #pragma unroll
         for (int q = 0; q < kXChunks; q++)
@@ -109,7 +108,8 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 
     // Where this lane reads fragments from.
     const int i0 = WM == 64 ? 0 : warp_m % 2 * 2;
-    const uint32_t wfrag = base + Shape::kXBytes + (WM == 64 ? warp_m : warp_m / 2) * P::kTileBytes;
+    // Where the band has one row block only, the other half's warps read it too: their outputs are dropped.
+    const uint32_t wfrag = base + Shape::kXBytes + min(WM == 64 ? warp_m : warp_m / 2, blocks - 1) * P::kTileBytes;
     const uint32_t xfrag = base + warp_n * WN * 128 + x_lane<P::kSteps>(lane);
     typename P::template Frag<kMI> fw[2];
     uint32_t fx[2][kNJ][P::kSteps == 2 ? 4 : 2];

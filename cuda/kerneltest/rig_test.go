@@ -23,10 +23,13 @@ type check struct {
 
 // rig is a simulated device with the kernels loaded.
 type rig struct {
-	d   *ptxsim.Device
-	mod *ptxsim.Module
-	rng *rand.Rand
+	d    *ptxsim.Device
+	mods []*ptxsim.Module // a kernel is taken from the first that has it
+	rng  *rand.Rand
 }
+
+// families are the PTX files that the simulator executes (kernels_90a is wgmma).
+var families = []string{"80", "89"}
 
 // ptx is the text of cuda/build/kernels_FAMILY.ptx; without it the test is skipped.
 func ptx(t testing.TB, family string) string {
@@ -42,31 +45,53 @@ func ptx(t testing.TB, family string) string {
 	return string(text)
 }
 
-var modules sync.Map // family -> func() (*ptxsim.Device, *ptxsim.Module, error)
+// loaded is the device that the conformance tests share.
+var loaded struct {
+	once sync.Once
+	r    *rig
+	err  error
+}
 
-// newRig loads a family once and shares it among tests; memory is reset by free.
-func newRig(t testing.TB, family string, seed uint64) *rig {
+// newRig loads all families once.
+func newRig(t testing.TB) *rig {
 	t.Helper()
-	text := ptx(t, family)
-	type loaded struct {
-		d *ptxsim.Device
-		m *ptxsim.Module
+	var texts []string
+	for _, f := range families {
+		texts = append(texts, ptx(t, f))
 	}
-	once, _ := modules.LoadOrStore(family, sync.OnceValues(func() (loaded, error) {
-		d := ptxsim.NewDevice(ptxsim.Config{Seed: int64(seed), Stats: true})
-		m, err := d.Load(text)
-		return loaded{d, m}, err
-	}))
-	l, err := once.(func() (loaded, error))()
-	if err != nil {
-		t.Fatal(err)
+	loaded.once.Do(func() { loaded.r, loaded.err = rigOf(1, texts...) })
+	if loaded.err != nil {
+		t.Fatal(loaded.err)
 	}
-	return &rig{d: l.d, mod: l.m, rng: rand.New(rand.NewPCG(seed, 7))}
+	return loaded.r
+}
+
+// rigOf makes a device of its own; the seed orders its warps.
+func rigOf(seed int64, texts ...string) (*rig, error) {
+	r := &rig{d: ptxsim.NewDevice(ptxsim.Config{Seed: seed, Stats: true}), rng: rand.New(rand.NewPCG(uint64(seed), 7))}
+	for _, text := range texts {
+		m, err := r.d.Load(text)
+		if err != nil {
+			return nil, err
+		}
+		r.mods = append(r.mods, m)
+	}
+	return r, nil
+}
+
+// kernel finds a kernel by name.
+func (r *rig) kernel(name string) (k *ptxsim.Kernel, err error) {
+	for _, m := range r.mods {
+		if k, err = m.Kernel(name); err == nil {
+			return k, nil
+		}
+	}
+	return nil, err
 }
 
 // run launches a kernel and waits.
 func (r *rig) run(name string, grid, block ptxsim.Dim3, shared int, args ...any) error {
-	k, err := r.mod.Kernel(name)
+	k, err := r.kernel(name)
 	if err != nil {
 		return err
 	}
@@ -285,8 +310,8 @@ func store(t sparse.DType, y float64) float64 {
 const special = 0x1p-20
 
 // runChecks runs a list as subtests on one device.
-func runChecks(t *testing.T, family string, checks []check) {
-	r := newRig(t, family, 1)
+func runChecks(t *testing.T, checks []check) {
+	r := newRig(t)
 	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) {
 			if err := c.run(r); err != nil {
@@ -297,5 +322,5 @@ func runChecks(t *testing.T, family string, checks []check) {
 	r.d.Reset()
 }
 
-func TestElementwise(t *testing.T) { runChecks(t, "80", elementwiseChecks()) }
-func TestLinear(t *testing.T)      { runChecks(t, "80", linearChecks()) }
+func TestElementwise(t *testing.T) { runChecks(t, elementwiseChecks()) }
+func TestLinear(t *testing.T)      { runChecks(t, linearChecks()) }

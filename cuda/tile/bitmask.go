@@ -14,7 +14,7 @@ type Bitmask struct {
 	R, C   int
 	Data   []byte
 	Offset []uint32 // [ceil(R/64), ceil(C/64) + 1], in units of 16 bytes
-	Max    int      // bytes of the largest tile
+	Max    int      // bytes of the largest tile, rounded up to 64
 }
 
 // bitmaskHead is the bytes before a tile's values: 64 words, 16 running counts.
@@ -76,7 +76,7 @@ func (b *Bitmask) add(dense []float32, mt, kt int) {
 	for len(b.Data)%16 != 0 {
 		b.Data = append(b.Data, 0)
 	}
-	b.Max = max(b.Max, len(b.Data)-start)
+	b.Max = max(b.Max, (len(b.Data)-start+63)/64*64)
 }
 
 // Read unpacks to dense float32 rows.
