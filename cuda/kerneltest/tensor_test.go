@@ -435,6 +435,7 @@ func allChecks() []check {
 	var cs []check
 	cs = append(cs, elementwiseChecks()...)
 	cs = append(cs, linearChecks()...)
+	cs = append(cs, attentionChecks()...)
 	cs = append(cs, tensorChecks()...)
 	return append(cs, fp8Checks()...)
 }
