@@ -47,7 +47,7 @@ func (p *portable) form() form {
 	return formRows
 }
 
-func (p *portable) free()               {}
+func (p *portable) free() {}
 
 func (p *portable) readRow(dst []float32, r int) { _ = p.m.ReadRows(dst, r) }
 
