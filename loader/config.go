@@ -104,6 +104,14 @@ func rope(o object, c *model.Config, r *first) {
 			r.note(fault(ErrUnsupported, "partial_rotary_factor", -1, "rotary part of a head", 1, f))
 		}
 	}
+	if list, ok := o[keyFreqFactors].([]any); ok {
+		c.RopeScaling = &model.RopeScaling{Type: "llama3"}
+		for i := range list {
+			f := take(object{keyFreqFactors: list[i]}.float(keyFreqFactors, 0))(r)
+			c.RopeScaling.FreqFactors = append(c.RopeScaling.FreqFactors, f)
+		}
+		return
+	}
 	if s == nil || r.err != nil {
 		return
 	}

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -291,15 +292,6 @@ func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*m
 	return g, nil
 }
 
-// weights turns tensors into weights.
-func (ck *checkpoint) weights(config object, o *options) ([]*model.Weight, error) {
-	out := make([]*model.Weight, len(ck.tensors))
-	for i, t := range ck.tensors {
-		out[i] = &model.Weight{Name: t.name, Shape: t.shape, Data: t.matrix(o)}
-	}
-	return out, nil
-}
-
 // openSafetensors opens a single file: its configuration and tokenizer lie in
 // its metadata, where Save put them, or beside it.
 func openSafetensors(src *source, path string, o *options) (*model.Graph, error) {
@@ -309,10 +301,23 @@ func openSafetensors(src *source, path string, o *options) (*model.Graph, error)
 	}
 	config, toks := []byte(ck.meta[metaConfig]), map[string][]byte{}
 	for k, v := range ck.meta {
-		if name, ok := strings.CutPrefix(k, metaTokenizer); ok {
-			toks[name] = []byte(v)
-			delete(ck.meta, k)
+		name, ok := strings.CutPrefix(k, metaTokenizer)
+		if !ok {
+			continue
 		}
+		delete(ck.meta, k)
+		if len(v) > maxTokenizer {
+			return nil, fault(ErrLimit, k, -1, "size", maxTokenizer, len(v))
+		}
+		text := []byte(v)
+		if n, ok := strings.CutSuffix(name, base64Mark); ok {
+			b, err := base64.StdEncoding.DecodeString(v)
+			if err != nil {
+				return nil, fault(ErrFormat, k, -1, "base64", nil, err.Error())
+			}
+			name, text = n, b
+		}
+		toks[name] = text
 	}
 	if len(config) == 0 {
 		root, err := os.OpenRoot(filepath.Dir(path))

@@ -14,3 +14,6 @@ func mapFile(f *os.File, size int64) ([]byte, error) {
 }
 
 func unmap(b []byte) error { return syscall.Munmap(b) }
+
+// alive reports whether a process of this machine has the id.
+func alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) != syscall.ESRCH }

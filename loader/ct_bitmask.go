@@ -1,0 +1,410 @@
+package loader
+
+import (
+	"fmt"
+	"math/bits"
+	"strings"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// bitmasked is a matrix in one of the bitmask forms that lies in a file. It
+// implements sparse.Stored.
+type bitmasked struct {
+	name   string
+	r, c   int
+	mask   *safeTensor // [r, ceil(c/8)], bit j of byte k is column 8k+j
+	values *safeTensor // the weights whose bit is set, row-major
+	f      *format     // of the values; nil: int4 codes, two a byte
+	ptr    []int64     // [r+1] where a row's values start
+	is24   bool
+	quant  *sparse.Quant
+	o      *options
+}
+
+func (m *bitmasked) Dims() (int, int) { return m.r, m.c }
+
+func (m *bitmasked) Layout() sparse.Layout {
+	if m.is24 {
+		return sparse.LayoutNM24
+	}
+	return sparse.LayoutBitmask
+}
+
+func (m *bitmasked) DType() sparse.DType {
+	if m.f == nil {
+		return sparse.Int4
+	}
+	return m.f.t
+}
+
+// Bytes implements sparse.Matrix.
+func (m *bitmasked) Bytes() sparse.Bytes {
+	b := sparse.Bytes{Values: m.values.size, Metadata: m.mask.size, Scales: m.quant.Bytes()}
+	if !m.is24 {
+		b.Metadata += 8 * int64(len(m.ptr))
+	}
+	return b
+}
+
+func (m *bitmasked) stride() int { return (m.c + 7) / 8 }
+
+// numbers unpacks the values k0..k1.
+func (m *bitmasked) numbers(dst []float32, k0, k1 int64) error {
+	if k0 == k1 {
+		return nil
+	}
+	if m.f == nil {
+		return m.values.src.view(m.values.off+k0/2, int((k1+1)/2-k0/2), func(raw []byte) error {
+			for k := k0; k < k1; k++ {
+				dst[k-k0] = float32(int(raw[k/2-k0/2]>>(4*(k&1))&15) - 8)
+			}
+			return nil
+		})
+	}
+	at := m.values.off + k0*int64(m.f.bytes)
+	return m.values.src.view(at, int(k1-k0)*m.f.bytes, func(raw []byte) error {
+		if !m.f.unpack(dst[:k1-k0], raw) && !m.o.nonFinite {
+			return inFile(fault(ErrNonFinite, m.values.name, at, "weights", "finite numbers (or --allow-non-finite)", firstNonFinite(dst[:k1-k0])), m.values.src.name)
+		}
+		return nil
+	})
+}
+
+// ReadRows implements sparse.Matrix.
+func (m *bitmasked) ReadRows(dst []float32, r0 int) error {
+	n, err := checkRead(m.name, m.r, m.c, len(dst), r0)
+	if err != nil || n == 0 {
+		return err
+	}
+	bs := m.stride()
+	step := max(1, min(n, chunk/max(1, 4*m.c)))
+	var vals []float32
+	for i := 0; i < n; i += step {
+		k := min(step, n-i)
+		first, last := m.ptr[r0+i], m.ptr[r0+i+k]
+		if int(last-first) > cap(vals) {
+			vals = make([]float32, step*m.c)
+		}
+		vals = vals[:last-first]
+		if err := m.numbers(vals, first, last); err != nil {
+			return err
+		}
+		err := m.mask.src.view(m.mask.off+int64(r0+i)*int64(bs), k*bs, func(raw []byte) error {
+			for j := range k {
+				row := dst[(i+j)*m.c : (i+j+1)*m.c]
+				v := vals[m.ptr[r0+i+j]-first : m.ptr[r0+i+j+1]-first]
+				if !spread(row, raw[j*bs:(j+1)*bs], v) {
+					return inFile(fault(ErrChanged, m.mask.name, -1, fmt.Sprint("mask of row ", r0+i+j), "as it was when the file was opened", nil), m.mask.src.name)
+				}
+				if m.quant != nil {
+					scaleKept(m.quant, row, raw[j*bs:(j+1)*bs], r0+i+j)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spread puts values where the mask has bits; false if their number differs.
+func spread(row []float32, mask []byte, v []float32) bool {
+	clear(row)
+	k := 0
+	for j, b := range mask {
+		for ; b != 0; b &= b - 1 {
+			c := 8*j + bits.TrailingZeros8(b)
+			if k == len(v) || c >= len(row) {
+				return false
+			}
+			row[c] = v[k]
+			k++
+		}
+	}
+	return k == len(v)
+}
+
+// scaleKept scales the kept weights of a row; the others stay exactly zero, which
+// a zero point would move.
+func scaleKept(q *sparse.Quant, row []float32, mask []byte, r int) {
+	if q.Zeros == nil {
+		scaleRow(q, row, r)
+		return
+	}
+	for c := range row {
+		if mask[c/8]>>(c%8)&1 != 0 {
+			s, z := q.Scale(r, c, len(row))
+			row[c] = (row[c] - z) * s
+		}
+	}
+}
+
+// Load implements sparse.Stored: sparse.NM24 or sparse.Bitmask.
+func (m *bitmasked) Load() (sparse.Matrix, error) {
+	mask, err := m.mask.bytes()
+	if err != nil {
+		return nil, err
+	}
+	v, err := m.load()
+	if err != nil {
+		return nil, err
+	}
+	if !m.is24 {
+		b := &sparse.Bitmask{R: m.r, C: m.c, Bits: mask, RowPtr: m.ptr, Values: v, Quant: m.quant}
+		return b, m.checked(b.Check())
+	}
+	n := &sparse.NM24{R: m.r, C: m.c, Values: v, Quant: m.quant}
+	bs, ms := m.stride(), n.MetaStride()
+	n.Meta = make([]byte, m.r*ms)
+	for r := range m.r {
+		for j, b := range mask[r*bs : (r+1)*bs] { // a mask byte is two groups is a metadata byte
+			lo, hi := pairOf[b&15], pairOf[b>>4]
+			if 8*j+4 >= m.c {
+				hi = 0xE
+			}
+			n.Meta[r*ms+j] = lo | hi<<4
+		}
+	}
+	return n, m.checked(n.Check())
+}
+
+func (m *bitmasked) checked(err error) error {
+	if err != nil {
+		return inFile(fault(ErrSparse, m.name, -1, err.Error(), nil, nil), m.mask.src.name)
+	}
+	return nil
+}
+
+// pairOf turns 4 mask bits into i0 | i1<<2; 0 where not exactly two are set.
+var pairOf = [16]byte{0b0011: 0x4, 0b0101: 0x8, 0b0110: 0x9, 0b1001: 0xC, 0b1010: 0xD, 0b1100: 0xE}
+
+// load reads all values in their own type.
+func (m *bitmasked) load() (sparse.Values, error) {
+	v := sparse.Values{Type: m.DType()}
+	n := m.ptr[m.r]
+	switch v.Type {
+	case sparse.F32:
+		v.F32 = make([]float32, n)
+		return v, m.eachChunk(n, func(k0, k1 int64) error { return m.numbers(v.F32[k0:k1], k0, k1) })
+	case sparse.F16, sparse.BF16:
+		v.U16 = make([]uint16, n)
+		probe := make([]float32, chunk/4)
+		return v, m.eachChunk(n, func(k0, k1 int64) error {
+			if err := m.numbers(probe, k0, k1); err != nil { // for the check of finite numbers
+				return err
+			}
+			return m.values.src.view(m.values.off+2*k0, int(2*(k1-k0)), func(raw []byte) error {
+				for i := range v.U16[k0:k1] {
+					v.U16[k0+int64(i)] = le16(raw[2*i:])
+				}
+				return nil
+			})
+		})
+	}
+	b, err := m.values.bytes()
+	v.Q = b
+	return v, err
+}
+
+func (m *bitmasked) eachChunk(n int64, f func(k0, k1 int64) error) error {
+	const step = chunk / 4
+	for k := int64(0); k < n; k += step {
+		if err := f(k, min(n, k+step)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bitmask builds a weight from <mod>.bitmask and its siblings; every number in
+// them is checked before anything is decoded by it.
+func (m *modules) bitmask(mod string, mask *safeTensor) (*model.Weight, error) {
+	m.used[mask.name] = true
+	values, packed := m.part(mod, ctCompressed), m.part(mod, ctInt4)
+	shape, offsets := m.part(mod, ctShape), m.part(mod, ctOffsets)
+	name := mod + ".weight"
+	if strings.HasSuffix(mod, ".weight") { // up to 0.8 the prefix was the weight's name
+		mod, name = strings.TrimSuffix(mod, ".weight"), mod
+	}
+	b := &bitmasked{name: name, mask: mask, values: values, o: m.o}
+	switch {
+	case values != nil && packed == nil:
+		b.f = formats[values.t]
+		switch values.t {
+		case sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.FP8:
+		default:
+			return nil, values.fail(ErrUnsupported, "type of sparse values", "f32, f16, bf16, int8 or fp8", values.t)
+		}
+	case packed != nil && values == nil && packed.t == sparse.Uint8:
+		b.values = packed
+	default:
+		return nil, mask.fail(ErrSparse, "bit mask without values "+mod+ctCompressed, nil, nil)
+	}
+	if mask.t != sparse.Uint8 {
+		return nil, mask.fail(ErrSparse, "type of a bit mask", "U8", mask.t)
+	}
+	dims, err := b.dims(shape, offsets)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.scan(offsets); err != nil {
+		return nil, err
+	}
+	if b.DType().Quantised() {
+		if b.quant, err = m.scales(mod, b.r, b.c, nil); err != nil {
+			return nil, err
+		}
+	}
+	if !b.is24 && m.cfg.structure == "2:4" {
+		if err := b.hold24(); err != nil {
+			return nil, err
+		}
+	}
+	if b.r > 1 {
+		n := int64(b.r) * int64(b.c)
+		m.count.weights += n
+		m.count.sparse += n
+		m.count.certain += n - b.ptr[b.r]
+		m.count.maybeZero += b.ptr[b.r]
+	}
+	return &model.Weight{Name: name, Shape: dims, Data: b}, nil
+}
+
+// dims settles rows and columns. The shape tensor is the truth where it agrees
+// with the mask; for 2:4 a wrong one is known to occur (fused layers), and the
+// values' own shape [R, C/2] decides.
+func (b *bitmasked) dims(shape, offsets *safeTensor) ([]int, error) {
+	var dims []int64
+	var err error
+	if shape != nil {
+		if dims, err = shape.ints(2); err != nil {
+			return nil, err
+		}
+		for _, d := range dims {
+			if d < 0 || d > 1<<40 {
+				return nil, shape.fail(ErrSparse, "shape", "non-negative numbers", fmt.Sprint(dims))
+			}
+		}
+	}
+	ms := b.mask.shape
+	vs := b.values.shape
+	b.is24 = offsets == nil && b.f != nil && len(vs) == 2
+	if b.f == nil && offsets == nil {
+		b.is24 = true
+	}
+	switch {
+	case b.is24 && b.f != nil:
+		if len(ms) != 2 || ms[0] != vs[0] {
+			return nil, b.mask.fail(ErrSparse, "shape of a 2:4 mask", fmt.Sprintf("[%d %d]", vs[0], (2*vs[1]+7)/8), fmt.Sprint(ms))
+		}
+		b.r, b.c = vs[0], 2*vs[1]
+		if b.c%4 != 0 {
+			return nil, b.values.fail(ErrSparse, "columns of a 2:4 weight", "a multiple of 4", b.c)
+		}
+	case len(dims) == 2 && len(ms) == 2:
+		b.r, b.c = int(dims[0]), int(dims[1])
+		if b.is24 && b.c%4 != 0 {
+			return nil, b.values.fail(ErrSparse, "columns of a 2:4 weight", "a multiple of 4", b.c)
+		}
+	case len(dims) == 1 && len(ms) == 1:
+		b.r, b.c = 1, int(dims[0])
+		ms = []int{1, ms[0]}
+	case shape == nil:
+		return nil, b.mask.fail(ErrSparse, "sparse weight without a shape", nil, nil)
+	default:
+		return nil, shape.fail(ErrSparse, "shape", fmt.Sprint(len(ms), " numbers, as the mask has dimensions"), fmt.Sprint(dims))
+	}
+	if ms[0] != b.r || ms[1] != b.stride() {
+		return nil, b.mask.fail(ErrSparse, "shape of the mask", fmt.Sprintf("[%d %d] for [%d %d]", b.r, b.stride(), b.r, b.c), fmt.Sprint(b.mask.shape))
+	}
+	if len(dims) == 1 {
+		return []int{b.c}, nil
+	}
+	return []int{b.r, b.c}, nil
+}
+
+// scan walks the mask once: counts each row's bits, checks that none lies beyond
+// the columns, that 2:4 groups have exactly two, and that values and row
+// offsets agree with the counts.
+func (b *bitmasked) scan(offsets *safeTensor) error {
+	var rows []int64
+	if offsets != nil {
+		var err error
+		if rows, err = offsets.ints(b.r); err != nil {
+			return err
+		}
+		if len(rows) != b.r {
+			return offsets.fail(ErrSparse, "number of row offsets", b.r, len(rows))
+		}
+	}
+	b.ptr = make([]int64, 1, b.r+1)
+	bs := b.stride()
+	err := b.eachMaskRow(func(r int, row []byte) error {
+		n := 0
+		for j, m := range row {
+			n += bits.OnesCount8(m)
+			if b.is24 && (bits.OnesCount8(m&15) != 2 || (bits.OnesCount8(m>>4) != 2 && 8*j+4 < b.c)) {
+				return b.mask.fail(ErrSparse, fmt.Sprintf("row %d columns %d..%d of a 2:4 mask", r, 8*j, 8*j+7), "two bits in every four", fmt.Sprintf("%08b", m))
+			}
+		}
+		if b.c%8 != 0 && bs > 0 && row[bs-1]>>(b.c%8) != 0 {
+			return b.mask.fail(ErrSparse, fmt.Sprint("row ", r, ": bit beyond column"), b.c-1, nil)
+		}
+		if rows != nil && rows[r] != b.ptr[r] {
+			return offsets.fail(ErrSparse, fmt.Sprint("offset of row ", r), fmt.Sprint(b.ptr[r], " by the mask"), rows[r])
+		}
+		b.ptr = append(b.ptr, b.ptr[r]+int64(n))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	nnz, have := b.ptr[b.r], int64(1)
+	for _, d := range b.values.shape {
+		have *= int64(d)
+	}
+	want := nnz
+	if b.f == nil {
+		want = (nnz + 1) / 2
+	}
+	if have != want {
+		return b.values.fail(ErrSparse, "number of values", fmt.Sprint(want, " by the mask"), have)
+	}
+	return nil
+}
+
+func (b *bitmasked) eachMaskRow(f func(r int, row []byte) error) error {
+	bs := b.stride()
+	step := max(1, chunk/max(1, bs))
+	for r := 0; r < b.r; r += step {
+		n := min(step, b.r-r)
+		err := b.mask.src.view(b.mask.off+int64(r)*int64(bs), n*bs, func(raw []byte) error {
+			for i := range n {
+				if err := f(r+i, raw[i*bs:(i+1)*bs]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hold24 refuses a mask that keeps more than the declared two of four.
+func (b *bitmasked) hold24() error {
+	return b.eachMaskRow(func(r int, row []byte) error {
+		for j, m := range row {
+			if bits.OnesCount8(m&15) > 2 || bits.OnesCount8(m>>4) > 2 {
+				return b.mask.fail(ErrSparse, fmt.Sprintf("row %d columns %d..%d, declared 2:4", r, 8*j, 8*j+7), "at most two bits in every four", fmt.Sprintf("%08b", m))
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,154 @@
+package loader
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// ctConfig is what config.json says of compression.
+type ctConfig struct {
+	groups    []ctGroup
+	structure string  // sparsity_structure
+	declared  float64 // global_sparsity; negative: none
+	newPack   bool    // written by 0.17 or later: codes straddle words
+}
+
+// ctGroup is one of config_groups.
+type ctGroup struct {
+	targets []string
+	ctScheme
+}
+
+// ctScheme is how a weight is quantised.
+type ctScheme struct {
+	bits     int
+	group    int // group_size; 0: none
+	strategy string
+	block    []int
+	asym     bool
+	actorder bool
+}
+
+// readCTConfig reads quantization_config (or its older name); an absent one is empty.
+func readCTConfig(config object) (*ctConfig, error) {
+	c := &ctConfig{declared: -1}
+	var r first
+	q := take(config.obj("quantization_config"))(&r)
+	if q == nil {
+		q = take(config.obj("compression_config"))(&r)
+	}
+	if r.err != nil || q == nil {
+		return c, r.err
+	}
+	if m := take(q.str("quant_method", "compressed-tensors"))(&r); r.err == nil && m != "compressed-tensors" && m != "sparseml" {
+		return nil, fault(ErrUnsupported, "quantization_config", -1, "quant_method", "compressed-tensors", m)
+	}
+	if t := take(q.obj("transform_config"))(&r); len(take(t.obj("config_groups"))(&r)) > 0 {
+		return nil, fault(ErrUnsupported, "quantization_config", -1, "transform_config", "none", "transforms")
+	}
+	var major, minor int
+	fmt.Sscanf(take(q.str("version", ""))(&r), "%d.%d", &major, &minor)
+	c.newPack = major > 0 || minor >= 17
+	if s := take(q.obj("sparsity_config"))(&r); s != nil {
+		c.structure = take(s.str("sparsity_structure", ""))(&r)
+		c.declared = take(s.float("global_sparsity", -1))(&r)
+		if c.declared > 1 {
+			r.note(fault(ErrConfig, "global_sparsity", -1, "value", "0 to 1", c.declared))
+		}
+	}
+	groups := take(q.obj("config_groups"))(&r)
+	names := make([]string, 0, len(groups))
+	for name := range groups {
+		names = append(names, name)
+	}
+	slices.Sort(names) // the first match wins, on every run the same
+	for _, name := range names {
+		g := take(groups.obj(name))(&r)
+		w := take(g.obj("weights"))(&r)
+		if w == nil {
+			continue
+		}
+		s := ctScheme{bits: take(w.int("num_bits", 8))(&r), group: take(w.int("group_size", 0))(&r), strategy: take(w.str("strategy", ""))(&r),
+			block: take(w.ints("block_structure"))(&r), asym: !take(w.bool("symmetric", true))(&r)}
+		if a, ok := w["actorder"].(string); ok {
+			s.actorder = a == "group" || a == "dynamic"
+		}
+		s.group = max(0, s.group) // -1 is another way to say: the row
+		if s.bits < 1 || s.bits > 8 {
+			r.note(fault(ErrUnsupported, name, -1, "num_bits", "1 to 8", s.bits))
+		}
+		c.groups = append(c.groups, ctGroup{targets: take(g.strs("targets"))(&r), ctScheme: s})
+	}
+	return c, r.err
+}
+
+// scheme finds how a module is quantised: by its name before its class.
+func (c *ctConfig) scheme(mod string) *ctScheme {
+	for _, byName := range []bool{true, false} {
+		for i := range c.groups {
+			for _, t := range c.groups[i].targets {
+				if (byName && matchName(t, mod)) || (!byName && !strings.HasPrefix(t, "re:") && !strings.Contains(t, ".")) {
+					return &c.groups[i].ctScheme
+				}
+			}
+		}
+	}
+	return &ctScheme{}
+}
+
+// matchName: the module's own name, its last parts, or a pattern from its start.
+func matchName(target, mod string) bool {
+	if p, ok := strings.CutPrefix(target, "re:"); ok {
+		if len(p) > 1024 {
+			return false
+		}
+		re, err := regexp.Compile(`^(?:` + p + `)`) // RE2: no pattern takes more than linear time
+		return err == nil && re.MatchString(mod)
+	}
+	return target == mod
+}
+
+// layout tells how sr x sc scales lie on a rows x cols weight: columns a group (0:
+// the row) and rows a block.
+func (s *ctScheme) layout(rows, cols, sr, sc int) (group, rowBlock int, err error) {
+	switch {
+	case len(s.block) == 2 && s.strategy == "block":
+		bh, bw := s.block[0], s.block[1]
+		if bh < 1 || bw < 1 || sr != (rows+bh-1)/bh || sc != (cols+bw-1)/bw {
+			return 0, 0, fmt.Errorf("blocks of %v on [%d %d]", s.block, rows, cols)
+		}
+		return bw, bh, nil
+	case sc == 1 && (sr == rows || sr == 1) && (s.group == 0 || s.group >= cols):
+		return 0, max(1, (rows+sr-1)/max(1, sr)), nil
+	case s.group > 0 && sr == rows && sc == (cols+s.group-1)/s.group:
+		return s.group, 1, nil
+	}
+	if s.group == 0 && s.strategy == "" && sr == rows && sc > 0 && cols%sc == 0 { // no configuration: as the shapes say
+		return cols / sc, 1, nil
+	}
+	want := fmt.Errorf("[%d 1] or [1]", rows)
+	if s.group > 0 {
+		want = fmt.Errorf("[%d %d] for groups of %d", rows, (cols+s.group-1)/s.group, s.group)
+	}
+	return 0, 0, want
+}
+
+// checkSparsity holds the declared sparsity against what the forms hold: the
+// truth lies between the weights that are known to be zero and those that may be.
+func (m *modules) checkSparsity() error {
+	c, f := m.count, m.cfg.declared
+	if f < 0 || c.sparse == 0 {
+		return nil
+	}
+	const slack = 0.02 // of rounding, and of norms or biases being counted or not
+	lo := float64(c.certain)/float64(c.weights) - slack
+	hi := float64(c.certain+c.maybeZero)/float64(c.weights) + slack
+	// Writers count the whole model or only what they compressed.
+	lo2, hi2 := float64(c.certain)/float64(c.sparse)-slack, 1.0
+	if (f >= lo && f <= hi) || (f >= lo2 && f <= hi2) {
+		return nil
+	}
+	return inFile(fault(ErrSparse, "global_sparsity", -1, "declared sparsity", fmt.Sprintf("%.4f to %.4f by the file's weights", lo+slack, hi-slack), f), fileConfig)
+}
