@@ -182,7 +182,7 @@ func encodeFloat(x float64, t dtype, mode rounding, satfinite bool) uint64 {
 		return uint64(fmtBF16.encode(x, mode, satfinite))
 	case tF32:
 		if mode == roundNearest && !satfinite {
-			return uint64(math.Float32bits(float32(x)))
+			return uint64(canonNaN(float32(x)))
 		}
 		return uint64(fmtF32.encode(x, mode, satfinite))
 	case tTF32:
@@ -217,6 +217,16 @@ func sumOdd(a, b float64) float64 {
 		}
 	}
 	return math.Float64frombits(bits)
+}
+
+// sumFor is sumOdd with the zero that the rounding mode wants: an exact zero sum
+// of opposite terms is -0 when rounding down (IEEE 754, 6.3).
+func sumFor(mode rounding, a, b float64) float64 {
+	s := sumOdd(a, b)
+	if s == 0 && mode == roundDown && (a != 0 || math.Signbit(a) != math.Signbit(b)) {
+		return math.Copysign(0, -1)
+	}
+	return s
 }
 
 // fma32 is the correctly rounded a*b+c of float32. The product is exact in

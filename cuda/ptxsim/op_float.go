@@ -14,9 +14,9 @@ func (b *builder) floatArith(op string, t dtype, ms modset) (execFn, error) {
 	f := func(x, y float64) float64 {
 		switch op {
 		case "add":
-			return sumOdd(x, y)
+			return sumFor(mode, x, y)
 		case "sub":
-			return sumOdd(x, -y)
+			return sumFor(mode, x, -y)
 		case "mul":
 			return x * y // exact for f32 and narrower
 		}
@@ -166,7 +166,7 @@ func (b *builder) floatFma(t dtype, ms modset) (execFn, error) {
 	}
 	one := func(e dtype, x, y, z uint64) uint64 {
 		p := decodeFloat(ftzIn(x, e, ftz), e) * decodeFloat(ftzIn(y, e, ftz), e) // exact
-		r := finish(encodeFloat(sumOdd(p, decodeFloat(ftzIn(z, e, ftz), e)), e, mode, false), e, sat, ftz)
+		r := finish(encodeFloat(sumFor(mode, p, decodeFloat(ftzIn(z, e, ftz), e)), e, mode, false), e, sat, ftz)
 		if relu && decodeFloat(r, e) < 0 {
 			return 0
 		}

@@ -135,14 +135,11 @@ func decodeLd(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	widen := b.widen(operand{}, t)
-	if t.size() < 4 && len(regs) > 0 {
-		first := st.args[0]
-		if first.kind == argVec {
-			first = first.list[0]
-		}
-		widen = b.widen(first, t)
+	first := st.args[0]
+	if first.kind == argVec {
+		first = first.list[0]
 	}
+	widen := b.widen(first, t)
 	for _, r := range regs {
 		if t.wide() && !r.wide {
 			return nil, b.unsupported("destination of %d bytes", t.size())
