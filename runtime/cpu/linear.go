@@ -52,6 +52,11 @@ type acts struct {
 	q     []int8    // [rows, qld]
 	qld   int       // padded columns
 	scale []float32 // [rows, qld/actGroup]
+	// formPanels and formInt8Panels, see panel.go.
+	pf []float32
+	pq []int8
+	ps []float32 // scale of 64 columns
+	pu []int32   // -(sum of codes) of 32 columns
 }
 
 // actGroup is the number of activation columns that share an int8 scale: one

@@ -60,12 +60,12 @@ type shape struct {
 	rows, cols int
 	layout     sparse.Layout
 	typ        sparse.DType
-	block      int // rows
-	group      int // columns per half-precision scale: 0, 32 or 64
+	block      int  // rows
+	group      int  // columns per half-precision scale: 0, 32 or 64
 	bias       bool // int8 codes are stored + 128
-	chunk      int // columns
-	chunks     int // per block
-	values     int // bytes of a chunk, by purpose
+	chunk      int  // columns
+	chunks     int  // per block
+	values     int  // bytes of a chunk, by purpose
 	meta       int
 	scales     int
 }
@@ -183,4 +183,13 @@ func (e epilogue) start(out []float32, ld, rows, r0, r1 int) {
 			}
 		}
 	}
+}
+
+// from is t for the tokens of the panel from token i on.
+func (t tile) from(i int) tile {
+	t.out = unsafe.Add(t.out, uintptr(i)*t.ld)
+	t.x = unsafe.Add(t.x, 16*i)
+	t.sx = unsafe.Add(t.sx, 4*i)
+	t.ux = unsafe.Add(t.ux, 4*i)
+	return t
 }

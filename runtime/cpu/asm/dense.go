@@ -30,7 +30,7 @@ func (s isa) floatWidths() []int {
 }
 
 func denseTile(s isa, name string, width int, load func(t *tile, c int, w []VecVirtual)) {
-	t := begin(s, name, width, false)
+	t := begin(s, name, width, width, false)
 	// One token alone would wait for the latency of its FMAs: its columns are summed
 	// in several chains.
 	chains := max(1, 4/width)

@@ -30,9 +30,9 @@ func int4Tile(s isa, width int, half bool) {
 	if half {
 		name = "gemvInt4Group32"
 	}
-	t := begin(s, name, width, true)
+	t := begin(s, name, width, width, true)
 	var one VecVirtual
-	low := bytes(s, 0x0f0f0f0f)
+	low := splat(s, 0x0f0f0f0f)
 	if s.vec == 32 {
 		one = ones()
 	}

@@ -60,8 +60,8 @@ func (t *tile) scaled(sum [][]VecVirtual, group bool) {
 // nextGroup moves on to the next group of activations.
 func (t *tile) nextGroup() {
 	t.nextUnits(4)
-	ADDQ(U32(uint32(4*t.width)), t.sx)
-	ADDQ(U32(uint32(8*t.width)), t.ux)
+	ADDQ(U32(uint32(4*t.stride)), t.sx)
+	ADDQ(U32(uint32(8*t.stride)), t.ux)
 }
 
 // surplus starts sums at -(sum of the group's activation codes) << shift.
@@ -69,7 +69,7 @@ func (t *tile) surplus(sum [][]VecVirtual, shift uint64) {
 	for i := range t.width {
 		a := t.reg()
 		VPBROADCASTD(Mem{Base: t.ux, Disp: 4 * i}, sum[0][i])
-		VPBROADCASTD(Mem{Base: t.ux, Disp: 4 * (t.width + i)}, a)
+		VPBROADCASTD(Mem{Base: t.ux, Disp: 4 * (t.stride + i)}, a)
 		VPADDD(a, sum[0][i], sum[0][i])
 		VPSLLD(Imm(shift), sum[0][i], sum[0][i])
 		VMOVUPS(sum[0][i], sum[1][i])
@@ -77,7 +77,7 @@ func (t *tile) surplus(sum [][]VecVirtual, shift uint64) {
 }
 
 func int8VNNI(width int, group bool) {
-	t := begin(avx512, groupName("gemvInt8", group), width, true)
+	t := begin(avx512, groupName("gemvInt8", group), width, width, true)
 	t.blocks(nil, func() {
 		chains := max(1, 2/width)
 		sums := make([][][]VecVirtual, chains)
@@ -133,7 +133,7 @@ func signedDot(w, abs, x, one, sum VecVirtual) {
 }
 
 func int8AVX2(width int, group bool) {
-	t := begin(avx2, groupName("gemvInt8", group), width, true)
+	t := begin(avx2, groupName("gemvInt8", group), width, width, true)
 	one := ones()
 	t.blocks(nil, func() {
 		sums := [][]VecVirtual{t.regs(width), t.regs(width)}

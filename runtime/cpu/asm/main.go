@@ -22,13 +22,24 @@ var stem = flag.String("stem", "", "kernel family: gemv_dense, gemv_int8, gemv_i
 func main() {
 	flag.Parse()
 	ConstraintExpr("amd64")
-	emit := map[string]func(){
+	families := map[string]func(){
 		"gemv_dense": dense, "gemv_int8": int8s, "gemv_int4": int4s,
 		"spmm_nm24": nm24, "spmm_nm24_int8": nm24int8, "spmm_nm24_int4": nm24int4, "quant": quant,
-	}[*stem]
+	}
+	if *stem == "tile_run" {
+		for _, f := range families {
+			f()
+		}
+		dispatch()
+		return
+	}
+	emit := families[*stem]
 	if emit == nil {
 		log.Fatalf("asm: no kernel family %q", *stem)
 	}
 	emit()
 	Generate()
 }
+
+// out is the -out flag, which avo owns.
+func out() string { return flag.Lookup("out").Value.String() }

@@ -18,14 +18,14 @@ func nm24() {
 		for _, width := range []int{1, 2, 4, 8} {
 			nm24Tile(avx512, name, width)
 		}
-		for _, width := range []int{1, 2} {
+		for _, width := range []int{1, 2, 4} {
 			nm24Tile(avx2, name, width)
 		}
 	}
 }
 
 func nm24Tile(s isa, name string, width int) {
-	t := begin(s, name, width, false)
+	t := begin(s, name, width, width, false)
 	chains := 1
 	if width == 1 {
 		chains = 2
@@ -49,8 +49,11 @@ func nm24Tile(s isa, name string, width int) {
 		}
 		for g := range 8 {
 			x := s.regs(width)
+			keep := s.vec == 64 || width < 4 // 16 registers do not hold 4 groups of activations
 			for i := range x {
-				s.quad(t.unit(g, i, 0), x[i])
+				if keep {
+					s.quad(t.unit(g, i, 0), x[i])
+				}
 			}
 			for k := range 2 {
 				w := s.regs(rowVecs)
@@ -65,6 +68,10 @@ func nm24Tile(s isa, name string, width int) {
 				for v := range rowVecs {
 					for i := range width {
 						p := s.reg()
+						if !keep {
+							s.quad(t.unit(g, i, 0), p)
+							x[i] = p
+						}
 						VPERMILPS(idx[v], x[i], p)
 						VFMADD231PS(p, w[v], sums[k%chains][v][i])
 					}

@@ -33,9 +33,11 @@ func nm24int8() {
 }
 
 func nm24int4() {
-	nm24Int4VNNI(1)
-	nm24Int4VNNI(2)
-	nm24Int4AVX2(1)
+	nm24Int4VNNI(1, 1)
+	nm24Int4VNNI(2, 2)
+	nm24Int4VNNI(2, 4) // registers do not hold 4 tokens: two at a time
+	nm24Int4AVX2(1, 1)
+	nm24Int4AVX2(1, 2)
 }
 
 // picker turns index words into shuffle controls.
@@ -45,7 +47,7 @@ type picker struct {
 	base [2]VecVirtual
 }
 
-func bytes(s isa, word uint32) VecVirtual {
+func splat(s isa, word uint32) VecVirtual {
 	r, c := s.reg(), GP32()
 	MOVL(U32(word), c)
 	if s.vec == 64 {
@@ -58,7 +60,7 @@ func bytes(s isa, word uint32) VecVirtual {
 }
 
 func newPicker(s isa) picker {
-	return picker{s, bytes(s, 0x03030303), [2]VecVirtual{bytes(s, 0x04040000), bytes(s, 0x0c0c0808)}}
+	return picker{s, splat(s, 0x03030303), [2]VecVirtual{splat(s, 0x04040000), splat(s, 0x0c0c0808)}}
 }
 
 // control gives the shuffle of value vector v (8 columns) of an index vector.
@@ -92,9 +94,9 @@ func (t *tile) zeroed(n int) []VecVirtual {
 }
 
 func nm24Int8VNNI(width int, group bool) {
-	t := begin(avx512, groupName("spmmNM24Int8", group), width, true)
+	t := begin(avx512, groupName("spmmNM24Int8", group), width, width, true)
 	pick := newPicker(avx512)
-	b128 := bytes(avx512, 0x80808080)
+	b128 := splat(avx512, 0x80808080)
 	t.blocks(nil, func() {
 		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
 		codes := t.zeroed(rowVecs)
@@ -138,7 +140,7 @@ func nm24Int8VNNI(width int, group bool) {
 }
 
 func nm24Int8AVX2(width int, group bool) {
-	t := begin(avx2, groupName("spmmNM24Int8", group), width, true)
+	t := begin(avx2, groupName("spmmNM24Int8", group), width, width, true)
 	pick := newPicker(avx2)
 	one := ones()
 	t.blocks(nil, func() {
@@ -175,11 +177,11 @@ func nm24Int8AVX2(width int, group bool) {
 	}, nil)
 }
 
-func nm24Int4VNNI(width int) {
-	t := begin(avx512, "spmmNM24Int4", width, true)
+func nm24Int4VNNI(width, stride int) {
+	t := begin(avx512, "spmmNM24Int4", width, stride, true)
 	pick := newPicker(avx512)
-	low := bytes(avx512, 0x0f0f0f0f)
-	eight := bytes(avx512, 0x08080808)
+	low := splat(avx512, 0x0f0f0f0f)
+	eight := splat(avx512, 0x08080808)
 	t.blocks(nil, func() {
 		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
 		over := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
@@ -217,12 +219,12 @@ func nm24Int4VNNI(width int) {
 	}, nil)
 }
 
-func nm24Int4AVX2(width int) {
-	t := begin(avx2, "spmmNM24Int4", width, true)
+func nm24Int4AVX2(width, stride int) {
+	t := begin(avx2, "spmmNM24Int4", width, stride, true)
 	pick := newPicker(avx2)
 	one := ones()
-	low := bytes(avx2, 0x0f0f0f0f)
-	eight := bytes(avx2, 0x08080808)
+	low := splat(avx2, 0x0f0f0f0f)
+	eight := splat(avx2, 0x08080808)
 	t.blocks(nil, func() {
 		// Sums of 16 bits over the whole chunk: 8 pairs of at most 2*8*127 for each lane.
 		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}

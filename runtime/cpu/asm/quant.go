@@ -10,6 +10,10 @@ import (
 // rows of weights to int8 codes and to half precision. AVX2 serves every machine:
 // they run once per activation or at load.
 func quant() {
+	packOrder = GLOBL("packOrder", RODATA|NOPTR)
+	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
+		DATA(4*i, U32(v))
+	}
 	quantUnits()
 	absMax()
 	quantCodes()
@@ -50,14 +54,12 @@ func codes(x [4]VecVirtual, inv, order VecVirtual) VecVirtual {
 	return d[0]
 }
 
-// order undoes what packing inside 128-bit lanes does to words.
+// packOrder undoes what packing inside 128-bit lanes does to words.
+var packOrder Mem
+
 func order() VecVirtual {
 	o := YMM()
-	b := GLOBL("packOrder", RODATA|NOPTR)
-	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
-		DATA(4*i, U32(v))
-	}
-	VMOVDQU(b, o)
+	VMOVDQU(packOrder, o)
 	return o
 }
 
@@ -74,12 +76,10 @@ func quantUnits() {
 	x, dst, scale, sum := load(qX), load(qDst), load(qScale), load(qSum)
 	unit, scaleStep, sumStep, n := load(qUnitStep), load(qScaleStep), load(qSumStep), load(qGroups)
 	mask, ord := signMask(), order()
-	limit, one := XMM(), XMM()
+	limit := XMM()
 	c := GP32()
 	MOVL(U32(0x42fe0000), c) // 127
 	VMOVD(c, limit)
-	MOVL(U32(0x3f800000), c)
-	VMOVD(c, one)
 	ones16 := ones()
 	ones8 := YMM()
 	VPABSB(mask, ones8) // any
@@ -104,13 +104,12 @@ func quantUnits() {
 	mx := m.(Vec).AsX()
 	s, inv := XMM(), YMM()
 	VDIVSS(limit, mx, s)
-	VDIVSS(s, one, inv.AsX())
-	// A scale of zero, or so small that its inverse is infinite: the group is zero.
+	VDIVSS(mx, limit, inv.AsX())
+	// All zero, or so small that the inverse is infinite: the codes are zero.
 	bits := GP32()
 	VMOVD(inv.AsX(), bits)
 	CMPL(bits, U32(0x7f800000))
 	JNE(LabelRef("scaled"))
-	VPXOR(s, s, s)
 	VPXOR(inv.AsX(), inv.AsX(), inv.AsX())
 	Label("scaled")
 	VMOVSS(s, Mem{Base: scale})

@@ -60,6 +60,7 @@ func (s isa) quad(m Mem, r VecVirtual) {
 // tile is a kernel under construction. Its argument is *tile of runtime/cpu.
 type tile struct {
 	isa
+	stride                      int // tokens of the panel, of which the kernel takes width
 	width                       int // tokens
 	args, out, ld, w, x, n, cnt Register
 	sx, ux, rs                  Register
@@ -76,11 +77,19 @@ const (
 
 func arg(base Register, off int) Mem { return Mem{Base: base, Disp: off} }
 
+// written are the names of all kernels.
+var written []string
+
 // begin opens function name and loads its arguments.
-func begin(s isa, name string, width int, quantised bool) *tile {
-	TEXT(fmt.Sprintf("%s%sx%d", name, s.name, width), NOSPLIT, "func(a *byte)")
+func begin(s isa, name string, width, stride int, quantised bool) *tile {
+	full := fmt.Sprintf("%s%sx%d", name, s.name, width)
+	if stride != width {
+		full += fmt.Sprintf("of%d", stride)
+	}
+	written = append(written, full)
+	TEXT(full, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	t := &tile{isa: s, width: width, ahead: 2048}
+	t := &tile{isa: s, width: width, stride: stride, ahead: 2048}
 	t.args = Load(Param("a"), GP64())
 	load := func(off int) Register { r := GP64(); MOVQ(arg(t.args, off), r); return r }
 	t.out, t.ld, t.w, t.n = load(argOut), load(argLd), load(argW), load(argN)
@@ -168,7 +177,7 @@ func (t *tile) take(n int) Mem {
 
 // unit is the address of 4 bytes d of unit u (16 bytes of a token's columns) of
 // token i, relative to the chunk's first unit.
-func (t *tile) unit(u, i, d int) Mem { return Mem{Base: t.x, Disp: (u*t.width+i)*16 + 4*d} }
+func (t *tile) unit(u, i, d int) Mem { return Mem{Base: t.x, Disp: (u*t.stride+i)*16 + 4*d} }
 
 // nextUnits moves on by n units.
-func (t *tile) nextUnits(n int) { ADDQ(U32(uint32(n*t.width*16)), t.x) }
+func (t *tile) nextUnits(n int) { ADDQ(U32(uint32(n*t.stride*16)), t.x) }

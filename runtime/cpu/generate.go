@@ -1,0 +1,10 @@
+package cpu
+
+//go:generate go run -C asm . -stem gemv_dense -out ../gemv_dense_amd64.s -stubs ../gemv_dense_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem gemv_int8 -out ../gemv_int8_amd64.s -stubs ../gemv_int8_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem gemv_int4 -out ../gemv_int4_amd64.s -stubs ../gemv_int4_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem spmm_nm24 -out ../spmm_nm24_amd64.s -stubs ../spmm_nm24_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem spmm_nm24_int8 -out ../spmm_nm24_int8_amd64.s -stubs ../spmm_nm24_int8_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem spmm_nm24_int4 -out ../spmm_nm24_int4_amd64.s -stubs ../spmm_nm24_int4_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem quant -out ../quant_amd64.s -stubs ../quant_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem tile_run -out ../tile_run_amd64.go

@@ -1,0 +1,74 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+
+	"github.com/sparserun/sparserun/linalg"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// hasVNNI reports whether int8 kernels run with AVX-512; without VNNI the AVX2
+// ones are used.
+func hasVNNI() bool {
+	return linalg.ISA() == linalg.AVX512 && cpu.X86.HasAVX512VNNI
+}
+
+// wide reports whether kernels of weight type t run with AVX-512.
+func wide(t sparse.DType) bool {
+	if t.Quantised() {
+		return hasVNNI()
+	}
+	return linalg.ISA() == linalg.AVX512
+}
+
+// tileKernels are the kernels of each key: AVX2, AVX-512.
+var tileKernels = map[tileKey][2]tileKernel{
+	{sparse.LayoutDense, sparse.F32, 0}:   {gemvF32AVX2, gemvF32AVX512},
+	{sparse.LayoutDense, sparse.F16, 0}:   {gemvF16AVX2, gemvF16AVX512},
+	{sparse.LayoutDense, sparse.BF16, 0}:  {gemvBF16AVX2, gemvBF16AVX512},
+	{sparse.LayoutDense, sparse.Int8, 0}:  {gemvInt8AVX2, gemvInt8AVX512},
+	{sparse.LayoutDense, sparse.Int8, 64}: {gemvInt8GroupAVX2, gemvInt8GroupAVX512},
+	{sparse.LayoutDense, sparse.Int4, 64}: {gemvInt4AVX2, gemvInt4AVX512},
+	{sparse.LayoutDense, sparse.Int4, 32}: {gemvInt4Group32AVX2, gemvInt4Group32AVX512},
+	{sparse.LayoutNM24, sparse.F32, 0}:    {spmmNM24F32AVX2, spmmNM24F32AVX512},
+	{sparse.LayoutNM24, sparse.F16, 0}:    {spmmNM24F16AVX2, spmmNM24F16AVX512},
+	{sparse.LayoutNM24, sparse.BF16, 0}:   {spmmNM24BF16AVX2, spmmNM24BF16AVX512},
+	{sparse.LayoutNM24, sparse.Int8, 0}:   {spmmNM24Int8AVX2, spmmNM24Int8AVX512},
+	{sparse.LayoutNM24, sparse.Int8, 64}:  {spmmNM24Int8GroupAVX2, spmmNM24Int8GroupAVX512},
+	{sparse.LayoutNM24, sparse.Int4, 64}:  {spmmNM24Int4AVX2, spmmNM24Int4AVX512},
+}
+
+// tileFor is the kernel of a key on this machine, 0 if it has none, and its rows
+// per block.
+func tileFor(k tileKey) (tileKernel, int) {
+	if wide(k.weight) {
+		return tileKernels[k][1], 32
+	}
+	return tileKernels[k][0], 16
+}
+
+func (q *quantArgs) run() { quantUnits((*byte)(unsafe.Pointer(q))) }
+
+// halfRow rounds x to half precision; len(x) is a multiple of 8.
+func halfRow(dst []uint16, x []float32) {
+	if len(x) > 0 {
+		halfRowAVX2(&dst[:len(x)][0], &x[0], len(x))
+	}
+}
+
+// absMax is the largest magnitude; len(x) is a multiple of 8.
+func absMax(x []float32) float32 {
+	if len(x) == 0 {
+		return 0
+	}
+	return absMaxAVX2(&x[0], len(x))
+}
+
+// quantCodes rounds x*inv to nearest even; len(x) is a multiple of 32.
+func quantCodes(dst []int8, x []float32, inv float32) {
+	if len(x) > 0 {
+		quantCodesAVX2(&dst[:len(x)][0], &x[0], len(x), inv)
+	}
+}

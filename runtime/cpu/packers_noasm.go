@@ -1,0 +1,18 @@
+//go:build !amd64
+
+package cpu
+
+import "github.com/sparserun/sparserun/sparse"
+
+// Only amd64 has kernels of tiled weights; elsewhere packerFor finds none and
+// nothing below runs.
+
+func hasVNNI() bool                         { return false }
+func tileFor(tileKey) (tileKernel, int)     { return 0, 0 }
+func (k tileKernel) run(*tile, int)         {}
+func (q *quantArgs) run()                   {}
+func halfRow(dst []uint16, x []float32)     {}
+func absMax(x []float32) float32            { return 0 }
+func quantCodes([]int8, []float32, float32) {}
+
+var _ = sparse.F32

@@ -1,0 +1,85 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/sparserun/sparserun/sparse"
+)
+
+func codeBytes(c []int8) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(c))), len(c))
+}
+
+// readRow unpacks row r. It is for embeddings that share the head's weight, and
+// for tests; it is not fast.
+func (m *tiled) readRow(dst []float32, r int) {
+	w := m.w[r/m.block*m.blockBytes():]
+	lane := r % m.block
+	if m.layout == sparse.LayoutDense {
+		for c := range dst[:m.cols] {
+			dst[c] = m.stored(w, lane, c/m.chunk, c%m.chunk) * m.scaleAt(w, r, c)
+		}
+		return
+	}
+	clear(dst[:m.cols])
+	half := m.chunk / 2
+	for k := range m.chunks * half {
+		c := m.column(w, lane, k/half, k%half)
+		if c < m.cols {
+			dst[c] = m.stored(w, lane, k/half, k%half) * m.scaleAt(w, r, c)
+		}
+	}
+}
+
+// stored is number k of a row in chunk ch, before scaling.
+func (m *tiled) stored(w []byte, lane, ch, k int) float32 {
+	w = w[ch*m.chunkBytes():]
+	switch m.typ {
+	case sparse.F32:
+		return f32s(w[m.meta:])[k*m.block+lane]
+	case sparse.F16:
+		return sparse.F16ToF32(u16s(w[m.meta:])[k*m.block+lane])
+	case sparse.BF16:
+		return sparse.BF16ToF32(u16s(w[m.meta:])[k/2*2*m.block+2*lane+k%2])
+	case sparse.Int8:
+		b := w[m.wordAt(k/4)+4*lane+k%4]
+		if m.bias {
+			b ^= 0x80
+		}
+		return float32(int8(b))
+	}
+	b := w[m.wordAt(k/8)+4*lane+k%4]
+	return float32(int(b>>(k%8/4*4)&15) - 8)
+}
+
+// scaleAt is the scale of a row's dense column c.
+func (m *tiled) scaleAt(w []byte, r, c int) float32 {
+	if m.scale == nil {
+		return 1
+	}
+	if m.group == 0 {
+		return m.scale[r]
+	}
+	per := m.chunk / m.group
+	ch, k := c/m.chunk, c%m.chunk/m.group
+	at := ch*m.chunkBytes() + (k+1)*m.chunkBytes()/per - m.scales/per
+	return m.scale[r] * sparse.F16ToF32(u16s(w[at:])[r%m.block])
+}
+
+// column is the dense column of kept number k of chunk ch.
+func (m *tiled) column(w []byte, lane, ch, k int) int {
+	g := k / 2 // group of 4 columns in the chunk
+	base := ch*m.chunk + 4*g
+	at := ch * m.chunkBytes()
+	switch m.typ {
+	case sparse.Int8:
+		at += g / 8 * (m.values + m.meta) / 2
+	case sparse.Int4:
+		at += g / 8 * m.meta / 2
+	default:
+		return base + int(u32s(w[at:])[lane]>>(2*k)&3)
+	}
+	g %= 8
+	word := u32s(w[at:])[lane]
+	return base + int(word>>(16*(g&1)+2*(g/2)+8*(k&1))&3)
+}
