@@ -134,13 +134,18 @@ func (sch scheme) json(targets []string) map[string]any {
 	return map[string]any{"targets": targets, "weights": w, "input_activations": nil, "output_activations": nil, "format": sch.format}
 }
 
-// without lists the modules of all that are not in some.
+// without lists the modules of all that are not in some. The head is always
+// among all: where it is tied it has no tensor, but transformers has a Linear of
+// that name and would compress it, and the embedding with it.
 func without(all, some []string) []string {
 	in := map[string]bool{}
 	for _, m := range some {
 		in[m] = true
 	}
 	out := []string{}
+	if !slices.Contains(all, model.HeadName) {
+		all = append(slices.Clone(all), model.HeadName)
+	}
 	for _, m := range all {
 		if !in[m] {
 			out = append(out, m)
