@@ -118,8 +118,9 @@ func TestHalfAgainstLibrary(t *testing.T) {
 			require.True(t, got != got, "%#x", h)
 			continue
 		}
-		require.Equal(t, math.Float32bits(want), math.Float32bits(got), "%#x", h)
-		require.Equal(t, uint32(h), floatToHalf(got), "%#x", h)
+		if math.Float32bits(want) != math.Float32bits(got) || floatToHalf(got) != uint32(h) {
+			t.Fatalf("%#x: got %g, want %g; back %#x", h, got, want, floatToHalf(got))
+		}
 	}
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := 0; i < 1<<20; i++ {
@@ -130,9 +131,12 @@ func TestHalfAgainstLibrary(t *testing.T) {
 		if x != x {
 			continue
 		}
-		require.Equal(t, uint32(float16.Fromfloat32(x).Bits()), floatToHalf(x), "%g", x)
-		require.Equal(t, fmtF16.encode(float64(x), roundNearest, false), floatToHalf(x), "%g", x)
-		require.Equal(t, fmtBF16.encode(float64(x), roundNearest, false), floatToBfloat(x), "%g", x)
+		if got := floatToHalf(x); got != uint32(float16.Fromfloat32(x).Bits()) || got != fmtF16.encode(float64(x), roundNearest, false) {
+			t.Fatalf("f16 of %g: %#x, library %#x", x, got, float16.Fromfloat32(x).Bits())
+		}
+		if got, want := floatToBfloat(x), fmtBF16.encode(float64(x), roundNearest, false); got != want {
+			t.Fatalf("bf16 of %g: %#x, want %#x", x, got, want)
+		}
 	}
 }
 
@@ -213,7 +217,9 @@ func TestFloat32Ops(t *testing.T) {
 		}
 		return x
 	}
-	fma := func(a, b, c uint64) uint64 { return bits32(float32(math.FMA(float64(f32(a)), float64(f32(b)), float64(f32(c))))) }
+	fma := func(a, b, c uint64) uint64 {
+		return bits32(float32(math.FMA(float64(f32(a)), float64(f32(b)), float64(f32(c)))))
+	}
 	un := func(f func(float64) float64) func(a, b, c uint64) uint64 {
 		return func(a, _, _ uint64) uint64 { return bits32(float32(f(float64(f32(a))))) }
 	}
