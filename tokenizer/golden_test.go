@@ -14,6 +14,7 @@ import (
 
 	"github.com/sparserun/sparserun/testenv"
 	"github.com/sparserun/sparserun/tokenizer"
+	"github.com/sparserun/sparserun/tokenizer/chat"
 )
 
 func readJSON(t testing.TB, path string, v any) {
@@ -177,5 +178,59 @@ func TestLongWord(t *testing.T) {
 			ids := tok.Encode(text, tokenizer.EncodeOptions{BOS: tokenizer.Never, EOS: tokenizer.Never})
 			require.Equal(t, text, tok.Decode(ids))
 		}
+	}
+}
+
+// The real vocabulary written as a tokenizer.json gives the same ids, and the
+// model's own template the conversation it was trained on.
+func TestSmolLM2AsJSON(t *testing.T) {
+	s := smolSpec(t)
+	vocab, added := map[string]int{}, []map[string]any{}
+	for id, text := range s.Tokens {
+		vocab[text] = id
+		if s.Types[id] == 3 {
+			added = append(added, map[string]any{"id": id, "content": text, "special": true})
+		}
+	}
+	merges := make([][]string, len(s.Merges))
+	for i, m := range s.Merges {
+		merges[i] = strings.SplitN(m, " ", 2)
+	}
+	data, err := json.Marshal(map[string]any{
+		"added_tokens": added,
+		"model":        map[string]any{"type": "BPE", "vocab": vocab, "merges": merges},
+		"decoder":      map[string]any{"type": "ByteLevel"},
+		"pre_tokenizer": map[string]any{"type": "Sequence", "pretokenizers": []any{
+			map[string]any{"type": "Digits", "individual_digits": true},
+			map[string]any{"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+		}},
+	})
+	require.NoError(t, err)
+	config, err := json.Marshal(map[string]any{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": s.ChatTemplate})
+	require.NoError(t, err)
+	a, err := tokenizer.New(s)
+	require.NoError(t, err)
+	b, err := tokenizer.FromJSON(data, config)
+	require.NoError(t, err)
+	text := readText(t, testenv.Data(t, "wikitext-2/valid.txt"))
+	require.Equal(t, a.Encode(text, tokenizer.EncodeOptions{}), b.Encode(text, tokenizer.EncodeOptions{}))
+	require.Equal(t, a.EOG(), b.EOG())
+
+	tmpl, err := chat.Parse(b.ChatTemplate())
+	require.NoError(t, err)
+	prompt, err := tmpl.Render([]chat.Message{{Role: "user", Content: "Hi"}}, chat.Options{AddGenerationPrompt: true})
+	require.NoError(t, err)
+	require.Equal(t, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"+
+		"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", prompt)
+	ids := b.Encode(prompt, tokenizer.EncodeOptions{ParseSpecial: true})
+	require.Equal(t, []int32{1, 9690, 198}, ids[:3])
+	require.Equal(t, prompt, b.Decode(ids))
+}
+
+func BenchmarkLoad(b *testing.B) {
+	s := smolSpec(b)
+	for b.Loop() {
+		_, err := tokenizer.New(s)
+		require.NoError(b, err)
 	}
 }

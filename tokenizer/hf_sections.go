@@ -132,7 +132,7 @@ func (p *preReader) read(n node) error {
 		p.steps = append(p.steps, isolate(unicode.IsNumber, most))
 	case "Punctuation":
 		if b := n.str("behavior"); b != "" && b != "Isolated" {
-			return fmt.Errorf("Punctuation: behavior %.40q: %w", b, ErrUnsupported)
+			return fmt.Errorf("type Punctuation: behavior %.40q: %w", b, ErrUnsupported)
 		}
 		p.steps = append(p.steps, isolate(isPunct, 1))
 	case "Whitespace":
@@ -155,14 +155,14 @@ func (p *preReader) read(n node) error {
 func (p *preReader) readSplit(n node) error {
 	behaviour, invert := n.str("behavior"), n.bool("invert", false)
 	if !behaviours[behaviour] {
-		return fmt.Errorf("Split: behavior %.40q: %w", behaviour, ErrFormat)
+		return fmt.Errorf("type Split: behavior %.40q: %w", behaviour, ErrFormat)
 	}
 	if regex := n.node("pattern").str("Regex"); regex != "" {
 		// The known expressions cover every text, so keeping the matches and
 		// dropping what is between is the same as isolating them.
 		scan, ok := patterns[regex]
 		if !ok || !(behaviour == "Isolated" && !invert || behaviour == "Removed" && invert) {
-			return fmt.Errorf("Split: %s (invert %v) by regex %.400q: %w", behaviour, invert, regex, ErrUnsupported)
+			return fmt.Errorf("type Split: %s (invert %v) by regex %.400q: %w", behaviour, invert, regex, ErrUnsupported)
 		}
 		p.steps = append(p.steps, byPattern(scan))
 		return nil
@@ -172,7 +172,7 @@ func (p *preReader) readSplit(n node) error {
 		return err
 	}
 	if invert {
-		return fmt.Errorf("Split: inverted %.40q: %w", mark, ErrUnsupported)
+		return fmt.Errorf("type Split: inverted %.40q: %w", mark, ErrUnsupported)
 	}
 	p.steps = append(p.steps, literal(mark, behaviour))
 	return nil
@@ -181,7 +181,7 @@ func (p *preReader) readSplit(n node) error {
 // readMetaspace reads the mark and when it is prefixed.
 func readMetaspace(n node) (mark, prefix string, err error) {
 	if mark = n.str("replacement"); mark == "" {
-		return "", "", fmt.Errorf("Metaspace: want a replacement: %w", ErrFormat)
+		return "", "", fmt.Errorf("type Metaspace: want a replacement: %w", ErrFormat)
 	}
 	switch prefix = n.str("prepend_scheme"); prefix {
 	case "always", "first", "never":
@@ -190,7 +190,7 @@ func readMetaspace(n node) (mark, prefix string, err error) {
 			prefix = "always"
 		}
 	default:
-		return "", "", fmt.Errorf("Metaspace: prepend_scheme %.40q: %w", prefix, ErrFormat)
+		return "", "", fmt.Errorf("type Metaspace: prepend_scheme %.40q: %w", prefix, ErrFormat)
 	}
 	return mark, prefix, nil
 }
@@ -239,7 +239,7 @@ func (d *decoderReader) read(n node) error {
 		d.replace = append(d.replace, [2]string{old, n.str("content")})
 	case "Strip":
 		if !d.fused || n.int("stop") != 0 || n.int("start") < 0 || d.strip != "" {
-			return fmt.Errorf("Strip other than once, at the start, after Fuse: %w", ErrUnsupported)
+			return fmt.Errorf("type Strip other than once, at the start, after Fuse: %w", ErrUnsupported)
 		}
 		d.strip, d.stripMost = n.str("content"), n.int("start")
 		if d.strip == "" {
@@ -273,7 +273,7 @@ func (t *Tokenizer) readTemplate(n node) error {
 	err := each(n, "single", func(part node) error {
 		if part.node("Sequence") != nil {
 			if inside {
-				return fmt.Errorf("TemplateProcessing: want the text once: %w", ErrFormat)
+				return fmt.Errorf("type TemplateProcessing: want the text once: %w", ErrFormat)
 			}
 			inside = true
 			return nil
@@ -281,12 +281,12 @@ func (t *Tokenizer) readTemplate(n node) error {
 		name := part.node("SpecialToken").str("id")
 		ids := n.node("special_tokens").node(name).list("ids")
 		if len(ids) == 0 {
-			return fmt.Errorf("TemplateProcessing: %.40q: want its ids: %w", name, ErrFormat)
+			return fmt.Errorf("type TemplateProcessing: %.40q: want its ids: %w", name, ErrFormat)
 		}
 		for _, v := range ids {
 			f, ok := v.(float64)
 			if !ok || f < 0 || f >= float64(len(t.tokens)) || f != float64(int(f)) {
-				return fmt.Errorf("TemplateProcessing: %.40q: want ids below %d, got %v: %w", name, len(t.tokens), v, ErrFormat)
+				return fmt.Errorf("type TemplateProcessing: %.40q: want ids below %d, got %v: %w", name, len(t.tokens), v, ErrFormat)
 			}
 			if inside {
 				after = append(after, int32(f))
@@ -300,7 +300,7 @@ func (t *Tokenizer) readTemplate(n node) error {
 		return err
 	}
 	if !inside {
-		return fmt.Errorf("TemplateProcessing: want the text in it: %w", ErrFormat)
+		return fmt.Errorf("type TemplateProcessing: want the text in it: %w", ErrFormat)
 	}
 	t.prefix = append(before, t.prefix...)
 	t.suffix = append(t.suffix, after...)

@@ -30,6 +30,20 @@ type Spec struct {
 	ChatTemplate string
 }
 
+// DefaultSpec is a Spec without tokens that holds what a GGUF file means by the
+// keys it leaves out, by its tokenizer.ggml.model and tokenizer.ggml.pre.
+func DefaultSpec(model, pre string) Spec {
+	s := Spec{Model: model, Pre: pre, BOS: -1, EOS: -1, UNK: -1, PAD: -1}
+	if model == "llama" {
+		s.BOS, s.EOS, s.UNK = 1, 2, 0
+		s.AddBOS, s.AddSpacePrefix = true, true
+		return s
+	}
+	p, _ := namedPre(pre)
+	s.AddBOS = p.addBOS
+	return s
+}
+
 // Tokens that end generation wherever they are control tokens: files often
 // name only one of several.
 var endTokens = []string{

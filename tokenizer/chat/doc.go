@@ -10,6 +10,12 @@
 // and inheritance are ErrSyntax, and a function that is not here
 // (strftime_now) is undefined.
 //
+// The text has its special tokens written out, BOS included where the template
+// puts one: encode it with tokenizer.EncodeOptions{BOS: tokenizer.Never,
+// ParseSpecial: true}. Special tokens that a user wrote in a message are then
+// parsed too, as everywhere in the field; refuse or strip them before if users
+// are not trusted.
+//
 // A template is part of a file that nobody should trust. It can read only what
 // Render is given and change nothing. Nesting is bounded when it is parsed;
 // steps, bytes made, depth of values and time are bounded when it is rendered
