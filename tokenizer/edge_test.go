@@ -79,12 +79,3 @@ func TestNeverSpecial(t *testing.T) {
 	require.Equal(t, "ab", tok.DecodeWith([]int32{5, 3}, tokenizer.DecodeOptions{SkipSpecial: true}))
 	require.Equal(t, "<end>ab", tok.Decode([]int32{5, 3}))
 }
-
-func TestDefaultSpec(t *testing.T) {
-	s := tokenizer.DefaultSpec("llama", "")
-	require.True(t, s.AddBOS && s.AddSpacePrefix)
-	require.Equal(t, []int{1, 2, 0, -1}, []int{s.BOS, s.EOS, s.UNK, s.PAD})
-	require.True(t, tokenizer.DefaultSpec("gpt2", "llama-bpe").AddBOS)
-	require.False(t, tokenizer.DefaultSpec("gpt2", "qwen2").AddBOS)
-	require.Equal(t, -1, tokenizer.DefaultSpec("gpt2", "nonesuch").BOS)
-}

@@ -219,7 +219,7 @@ func allocated(f func()) uint64 {
 
 // Whatever a file asks for, building it stays within twice its size and 64 MB.
 func TestMemoryBound(t *testing.T) {
-	const size = 20 << 20
+	const size = 6 << 20
 	entries := func(n int, f func(i int) string) string {
 		var b strings.Builder
 		for i := range n {

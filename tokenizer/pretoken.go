@@ -198,7 +198,6 @@ func literal(mark, behaviour string) step {
 type pre struct {
 	steps        []step
 	ignoreMerges bool
-	addBOS       bool // where the file does not say
 }
 
 // namedPre finds the pre-tokeniser of a byte-level GGUF vocabulary by name.
@@ -210,13 +209,13 @@ func namedPre(name string) (pre, bool) {
 	case "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b":
 		return pre{steps: []step{isNumber, byPattern(gpt2)}}, true
 	case "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral":
-		return pre{steps: []step{byPattern(llama3)}, ignoreMerges: true, addBOS: true}, true
+		return pre{steps: []step{byPattern(llama3)}, ignoreMerges: true}, true
 	case "dbrx", "smaug-bpe":
 		return pre{steps: []step{byPattern(llama3)}}, true
 	case "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan":
 		return pre{steps: []step{byPattern(qwen2)}}, true
 	case "tekken":
-		return pre{steps: []step{byPattern(tekken)}, ignoreMerges: true, addBOS: true}, true
+		return pre{steps: []step{byPattern(tekken)}, ignoreMerges: true}, true
 	case "", "default":
 		// What llama.cpp does with a file that names none.
 		punct := func(r rune) bool { return unicode.IsPunct(r) || strings.ContainsRune("$+<=>^~|", r) }

@@ -30,20 +30,6 @@ type Spec struct {
 	ChatTemplate string
 }
 
-// DefaultSpec is a Spec without tokens that holds what a GGUF file means by the
-// keys it leaves out, by its tokenizer.ggml.model and tokenizer.ggml.pre.
-func DefaultSpec(model, pre string) Spec {
-	s := Spec{Model: model, Pre: pre, BOS: -1, EOS: -1, UNK: -1, PAD: -1}
-	if model == "llama" {
-		s.BOS, s.EOS, s.UNK = 1, 2, 0
-		s.AddBOS, s.AddSpacePrefix = true, true
-		return s
-	}
-	p, _ := namedPre(pre)
-	s.AddBOS = p.addBOS
-	return s
-}
-
 // Tokens that end generation wherever they are control tokens: files often
 // name only one of several.
 var endTokens = []string{
@@ -52,7 +38,8 @@ var endTokens = []string{
 }
 
 // New builds a Tokenizer from what a model file says. It trusts nothing of it:
-// every error is ErrFormat or ErrUnsupported.
+// every error is ErrFormat or ErrUnsupported. The slices of s are kept and must
+// not change after.
 func New(s Spec) (*Tokenizer, error) {
 	t, err := newFromSpec(s)
 	if err != nil {
