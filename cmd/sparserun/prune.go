@@ -107,7 +107,7 @@ func (c *pruneCmd) Run(g *globals) error {
 	if c.Format == "dense" {
 		o.Format = loader.FormatDense
 	}
-	if err := loader.Save(g.ctx, gr, c.Output, o); err != nil {
+	if err := loader.SaveContext(g.ctx, gr, c.Output, o); err != nil {
 		return err
 	}
 	n, err := diskBytes(c.Output)

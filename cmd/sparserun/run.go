@@ -191,7 +191,7 @@ func (c *runCmd) chatPrompt(s *runtime.Session) (string, error) {
 		msgs = append(msgs, chat.Message{Role: "system", Content: c.System})
 	}
 	msgs = append(msgs, chat.Message{Role: "user", Content: c.Prompt})
-	return t.Render(msgs, chat.Options{AddGenerationPrompt: true, BOS: tok.Text(tok.BOS()), EOS: tok.Text(tok.EOS())})
+	return t.Render(msgs, chat.Options{AddGenerationPrompt: true, BOS: string(tok.Token(int32(tok.BOS()))), EOS: string(tok.Token(int32(tok.EOS())))})
 }
 
 func newSide(name, dtype string, s *runtime.Session) *sideJSON {
