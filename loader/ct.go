@@ -37,6 +37,7 @@ type modules struct {
 	byName map[string]*safeTensor
 	used   map[string]bool
 	cfg    *ctConfig
+	config string // how errors name config.json
 	count  tally
 }
 
@@ -53,9 +54,9 @@ type tally struct {
 func (ck *checkpoint) weights(config object, o *options) ([]*model.Weight, error) {
 	cfg, err := readCTConfig(config)
 	if err != nil {
-		return nil, inFile(err, fileConfig)
+		return nil, inFile(err, ck.config)
 	}
-	m := &modules{o: o, byName: map[string]*safeTensor{}, used: map[string]bool{}, cfg: cfg}
+	m := &modules{o: o, config: ck.config, byName: map[string]*safeTensor{}, used: map[string]bool{}, cfg: cfg}
 	for _, t := range ck.tensors {
 		if m.byName[t.name] != nil {
 			return nil, inFile(fault(ErrFormat, t.name, -1, "tensor lies in two shards", nil, nil), t.src.name)

@@ -150,5 +150,5 @@ func (m *modules) checkSparsity() error {
 	if (f >= lo && f <= hi) || (f >= lo2 && f <= hi2) {
 		return nil
 	}
-	return inFile(fault(ErrSparse, "global_sparsity", -1, "declared sparsity", fmt.Sprintf("%.4f to %.4f by the file's weights", lo+slack, hi-slack), f), fileConfig)
+	return inFile(fault(ErrSparse, "global_sparsity", -1, "declared sparsity", fmt.Sprintf("%.4f to %.4f by the file's weights", lo+slack, hi-slack), f), m.config)
 }

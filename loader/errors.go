@@ -39,7 +39,7 @@ type Error struct {
 	File   string // base name, or the path the caller gave
 	Tensor string // or metadata key; may be empty
 	Offset int64  // in the file; -1: unknown
-	What   string
+	What   string // empty: Err says it all
 	Want   string // may be empty
 	Got    string
 	Err    error // one of the sentinels above, or the operating system's
@@ -56,6 +56,10 @@ func (e *Error) Error() string {
 	}
 	if e.Offset >= 0 {
 		fmt.Fprintf(&b, "offset %d: ", e.Offset)
+	}
+	if e.What == "" {
+		fmt.Fprintf(&b, "%v", e.Err)
+		return b.String()
 	}
 	b.WriteString(e.What)
 	if e.Want != "" {
@@ -112,5 +116,5 @@ func inFile(err error, file string) error {
 		}
 		return err
 	}
-	return fmt.Errorf("loader: %s: %w", file, err)
+	return &Error{File: file, Offset: -1, Err: err}
 }

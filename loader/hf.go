@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/tokenizer"
 )
 
@@ -40,7 +41,7 @@ func openFolder(path string, o *options) (*model.Graph, error) {
 	if err != nil {
 		return nil, err
 	}
-	ck := &checkpoint{meta: map[string]string{}}
+	ck := &checkpoint{meta: map[string]string{}, config: inFolder(root, fileConfig)}
 	g, err := ck.open(root, text, o)
 	if err != nil {
 		ck.Close()
@@ -64,6 +65,7 @@ type checkpoint struct {
 	files   []*source
 	tensors []*safeTensor
 	meta    map[string]string
+	config  string // how errors name config.json
 }
 
 // Close closes the files.
@@ -80,7 +82,7 @@ func (ck *checkpoint) Close() error {
 func (ck *checkpoint) open(root *os.Root, config []byte, o *options) (*model.Graph, error) {
 	cfg, err := parseObject(config)
 	if err != nil {
-		return nil, inFile(err, fileConfig)
+		return nil, inFile(err, ck.config)
 	}
 	if err := ck.readFolder(root, o); err != nil {
 		return nil, err
@@ -105,7 +107,7 @@ func (ck *checkpoint) readFolder(root *os.Root, o *options) error {
 	if err != nil {
 		return err
 	}
-	return inFile(ck.readShards(root, index, o), fileIndex)
+	return inFile(ck.readShards(root, index, o), inFolder(root, fileIndex))
 }
 
 // addFile reads the header of one file.
@@ -183,8 +185,8 @@ func (ck *checkpoint) readShards(root *os.Root, index []byte, o *options) error 
 	}
 	found := map[string]bool{}
 	for _, t := range ck.tensors {
-		if want, ok := where[t.name]; !ok || want != t.src.name {
-			return inFile(fault(ErrFormat, t.name, -1, "shard by the index", want, t.src.name), t.src.name)
+		if want, ok := where[t.name]; !ok || want != t.src.base {
+			return inFile(fault(ErrFormat, t.name, -1, "shard by the index", want, t.src.base), t.src.name)
 		}
 		found[t.name] = true
 	}
@@ -261,10 +263,10 @@ func newTokenizer(files map[string][]byte) (*tokenizer.Tokenizer, func() (map[st
 func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*model.Graph, error) {
 	cfg, err := hfConfig(text)
 	if err != nil {
-		return nil, inFile(err, fileConfig)
+		return nil, inFile(err, ck.config)
 	}
 	if err := cfg.Check(); err != nil { // before any tensor is looked at
-		return nil, inFile(err, fileConfig)
+		return nil, inFile(err, ck.config)
 	}
 	weights, err := ck.weights(text, o)
 	if err != nil {
@@ -272,6 +274,10 @@ func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*m
 	}
 	set := newWeightSet(o)
 	for _, w := range weights {
+		switch w.Data.DType() {
+		case sparse.Int16, sparse.Int32, sparse.Int64, sparse.Uint8, sparse.Bool:
+			return nil, fault(ErrUnsupported, w.Name, -1, "type of a weight", "floating point or quantised with scales", w.Data.DType())
+		}
 		if strings.HasSuffix(w.Name, ".rotary_emb.inv_freq") || (cfg.Tied && w.Name == "lm_head.weight") {
 			continue // computed anyway, or the embedding again
 		}
@@ -295,7 +301,7 @@ func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*m
 // openSafetensors opens a single file: its configuration and tokenizer lie in
 // its metadata, where Save put them, or beside it.
 func openSafetensors(src *source, path string, o *options) (*model.Graph, error) {
-	ck := &checkpoint{meta: map[string]string{}}
+	ck := &checkpoint{meta: map[string]string{}, config: src.name + "/" + metaConfig}
 	if err := ck.addFile(src, o); err != nil {
 		return nil, err
 	}
@@ -325,6 +331,7 @@ func openSafetensors(src *source, path string, o *options) (*model.Graph, error)
 			return nil, osError(path, err)
 		}
 		defer root.Close()
+		ck.config = inFolder(root, fileConfig)
 		if config, err = readSmall(root, fileConfig, maxConfig); err != nil {
 			if isNotExist(err) {
 				return nil, fault(ErrConfig, "", -1, "no config.json in the metadata or beside the file", nil, nil)
@@ -341,7 +348,7 @@ func openSafetensors(src *source, path string, o *options) (*model.Graph, error)
 	}
 	cfg, err := parseObject(config)
 	if err != nil {
-		return nil, inFile(err, fileConfig)
+		return nil, inFile(err, ck.config)
 	}
 	return ck.graph(cfg, toks, o)
 }
@@ -382,11 +389,12 @@ func (ck *checkpoint) tensorsOf(path string, o *options) ([]*model.Weight, error
 		return nil, osError(path, err)
 	}
 	defer root.Close()
+	ck.config = inFolder(root, fileConfig)
 	var cfg object
 	text, err := readSmall(root, fileConfig, maxConfig)
 	if err == nil {
 		if cfg, err = parseObject(text); err != nil {
-			return nil, inFile(err, fileConfig)
+			return nil, inFile(err, ck.config)
 		}
 	} else if !isNotExist(err) {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"runtime/debug"
 	"sync"
@@ -16,7 +17,8 @@ import (
 // for, through a map. It is safe for concurrent use.
 type source struct {
 	f     *os.File
-	name  string
+	name  string // for errors
+	base  string // the file's own name
 	size  int64
 	mtime time.Time
 	data  []byte // the map; nil: pread
@@ -29,19 +31,25 @@ func openFile(path string) (*source, error) {
 	if err != nil {
 		return nil, osError(path, err)
 	}
-	return newSource(f, path)
+	return newSource(f, filepath.Base(path), filepath.Base(path))
 }
 
 // openIn opens a file of a folder and refuses to leave the folder.
 func openIn(root *os.Root, name string) (*source, error) {
+	shown := inFolder(root, name)
 	f, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
-		return nil, osError(name, err)
+		return nil, osError(shown, err)
 	}
-	return newSource(f, name)
+	return newSource(f, shown, name)
 }
 
-func newSource(f *os.File, name string) (*source, error) {
+// inFolder is how errors name a file of a folder.
+func inFolder(root *os.Root, name string) string {
+	return filepath.Join(filepath.Base(root.Name()), name)
+}
+
+func newSource(f *os.File, name, base string) (*source, error) {
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
@@ -51,7 +59,7 @@ func newSource(f *os.File, name string) (*source, error) {
 		f.Close()
 		return nil, inFile(fault(ErrUnsupported, "", -1, "kind of file", "a regular file", st.Mode().Type()), name)
 	}
-	return &source{f: f, name: name, size: st.Size(), mtime: st.ModTime()}, nil
+	return &source{f: f, name: name, base: base, size: st.Size(), mtime: st.ModTime()}, nil
 }
 
 // osError makes one line of an operating system's error.
@@ -60,7 +68,7 @@ func osError(name string, err error) error {
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return fmt.Errorf("loader: %s: %w", name, err)
+	return &Error{File: name, Offset: -1, Err: err}
 }
 
 // Close releases the map and the file.
