@@ -461,3 +461,20 @@ func TestLaunchChecks(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 	require.Equal(t, []string{"k"}, m.Names())
 }
+
+// TestModuleSharedVariables: a shared variable of the module is each kernel's own.
+func TestModuleSharedVariables(t *testing.T) {
+	d := NewDevice(Config{})
+	m, err := d.Load(ptxHead + ".shared .align 4 .b8 a[64];\n.shared .align 4 .b8 b[256];\n" +
+		".visible .entry one(.param .u64 out) { .reg .b32 %r<4>; mov.u32 %r1, b; st.shared.u32 [a], 1; st.shared.u32 [%r1+252], 2; ret; }\n" +
+		".visible .entry two(.param .u64 out) { st.shared.u32 [b+4], 1; ret; }\n.visible .entry none() { ret; }\n")
+	require.NoError(t, err)
+	for name, size := range map[string]int{"one": 320, "two": 256, "none": 0} {
+		k, err := m.Kernel(name)
+		require.NoError(t, err)
+		require.Equal(t, size, k.StaticShared(), name)
+		if name != "none" {
+			require.NoError(t, d.Launch(k, Dim3{}, Dim3{}, 0, Ptr(0)))
+		}
+	}
+}

@@ -15,72 +15,50 @@ import (
 //export cuStreamBeginCapture_v2
 func cuStreamBeginCapture_v2(h C.uintptr_t, mode C.int) C.int {
 	return with("cuStreamBeginCapture_v2", func(d *ptxsim.Device) error {
-		if err := d.Check("cuStreamBeginCapture"); err != nil {
-			return err
-		}
 		if h <= 1 { // the legacy stream cannot capture
 			return ptxsim.ErrStreamCaptureUnsupported
 		}
-		s, err := streamOf(h)
+		s, err := get[*stream](drv, uintptr(h))
 		if err != nil {
 			return err
 		}
-		drv.mu.Lock()
-		defer drv.mu.Unlock()
-		if s.capture != nil {
-			return ptxsim.ErrIllegalState
-		}
-		s.capture = &graph{}
-		return nil
+		return s.BeginCapture()
 	})
 }
 
 //export cuStreamEndCapture
 func cuStreamEndCapture(h C.uintptr_t, out *C.uintptr_t) C.int {
 	return with("cuStreamEndCapture", func(d *ptxsim.Device) error {
-		if err := d.Check("cuStreamEndCapture"); err != nil {
-			return err
-		}
-		s, err := streamOf(h)
+		s, err := get[*stream](drv, uintptr(h))
 		if err != nil {
 			return err
 		}
-		drv.mu.Lock()
-		defer drv.mu.Unlock()
-		if s.capture == nil {
-			return ptxsim.ErrIllegalState
-		}
-		*out = C.uintptr_t(drv.put(s.capture))
-		s.capture = nil
-		return nil
+		g, err := s.EndCapture()
+		return give(out, g, err)
 	})
 }
 
 //export cuStreamIsCapturing
 func cuStreamIsCapturing(h C.uintptr_t, out *C.int) C.int {
-	s, err := streamOf(h)
-	if err == nil {
-		*out = 0
-		if isCapturing(s) {
-			*out = 1
-		}
+	*out = 0
+	if h <= 2 {
+		return 0
+	}
+	s, err := get[*stream](drv, uintptr(h))
+	if err == nil && s.Capturing() {
+		*out = 1
 	}
 	return drv.code("cuStreamIsCapturing", err)
 }
 
 func instantiate(call string, out *C.uintptr_t, h C.uintptr_t) C.int {
 	return with(call, func(d *ptxsim.Device) error {
-		if err := d.Check("cuGraphInstantiate"); err != nil {
-			return err
-		}
-		g, err := get[*graph](drv, uintptr(h))
+		g, err := get[*ptxsim.Graph](drv, uintptr(h))
 		if err != nil {
 			return err
 		}
-		drv.mu.Lock()
-		defer drv.mu.Unlock()
-		*out = C.uintptr_t(drv.put(&graphExec{append([]func(*ptxsim.Device) error(nil), g.work...)}))
-		return nil
+		e, err := g.Instantiate()
+		return give(out, e, err)
 	})
 }
 
@@ -95,57 +73,56 @@ func cuGraphInstantiate_v2(out *C.uintptr_t, g C.uintptr_t, node *C.uintptr_t, l
 }
 
 //export cuGraphLaunch
-func cuGraphLaunch(h, s C.uintptr_t) C.int {
+func cuGraphLaunch(h, sh C.uintptr_t) C.int {
 	return with("cuGraphLaunch", func(d *ptxsim.Device) error {
-		if err := d.Check("cuGraphLaunch"); err != nil {
-			return err
-		}
-		g, err := get[*graphExec](drv, uintptr(h))
+		g, err := get[*ptxsim.GraphExec](drv, uintptr(h))
 		if err != nil {
 			return err
 		}
-		if _, err := streamOf(s); err != nil {
-			return err
-		}
-		for _, f := range g.work {
-			if err := f(d); err != nil {
+		if sh <= 2 {
+			s, err := d.NewStream()
+			if err != nil {
 				return err
 			}
+			return g.Launch(s)
 		}
-		return nil
+		s, err := get[*stream](drv, uintptr(sh))
+		if err != nil {
+			return err
+		}
+		return g.Launch(s.Stream)
 	})
 }
 
 //export cuGraphUpload
 func cuGraphUpload(h, s C.uintptr_t) C.int {
-	_, err := get[*graphExec](drv, uintptr(h))
+	_, err := get[*ptxsim.GraphExec](drv, uintptr(h))
 	return drv.code("cuGraphUpload", err)
 }
 
 //export cuGraphCreate
 func cuGraphCreate(out *C.uintptr_t, flags C.uint) C.int {
-	drv.mu.Lock()
-	defer drv.mu.Unlock()
-	*out = C.uintptr_t(drv.put(&graph{}))
-	return 0
+	return with("cuGraphCreate", func(d *ptxsim.Device) error { return give(out, d.NewGraph(), nil) })
 }
 
 //export cuGraphDestroy
-func cuGraphDestroy(h C.uintptr_t) C.int { return destroy[*graph]("cuGraphDestroy", h) }
+func cuGraphDestroy(h C.uintptr_t) C.int { return destroy[*ptxsim.Graph]("cuGraphDestroy", h) }
 
 //export cuGraphExecDestroy
-func cuGraphExecDestroy(h C.uintptr_t) C.int { return destroy[*graphExec]("cuGraphExecDestroy", h) }
+func cuGraphExecDestroy(h C.uintptr_t) C.int {
+	return destroy[*ptxsim.GraphExec]("cuGraphExecDestroy", h)
+}
 
 // cuGraphGetNodes gives only the number of nodes: nodes have no handles here.
 //
 //export cuGraphGetNodes
 func cuGraphGetNodes(h C.uintptr_t, nodes unsafe.Pointer, n *C.size_t) C.int {
-	g, err := get[*graph](drv, uintptr(h))
+	g, err := get[*ptxsim.Graph](drv, uintptr(h))
 	if err == nil && nodes != nil {
 		err = ptxsim.ErrNotSupported
 	}
 	if err == nil {
-		*n = C.size_t(len(g.work))
+		*n = C.size_t(g.Nodes())
 	}
 	return drv.code("cuGraphGetNodes", err)
 }

@@ -116,7 +116,7 @@ func TestFailuresFromTheEnvironment(t *testing.T) {
 	out, _ := probe(t, "PTXSIM_FAIL=cuMemAlloc_v2:3:2,cuLaunchKernel:1:719")
 	require.Contains(t, out, "alloc y: CUDA_SUCCESS\nalloc z: CUDA_ERROR_OUT_OF_MEMORY\n")
 	require.Contains(t, out, "launch: CUDA_ERROR_LAUNCH_FAILED\n")
-	require.Contains(t, out, "begin: CUDA_ERROR_LAUNCH_FAILED\n", "a launch failure must be sticky")
+	require.Contains(t, out, "too many threads: CUDA_ERROR_LAUNCH_FAILED\n", "a launch failure must be sticky")
 	require.Contains(t, out, "context again: CUDA_SUCCESS\n")
 
 	out, _ = probe(t, "PTXSIM_DEVICES=0")
