@@ -60,6 +60,8 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	case scorer:
 		r.p = resolveScope(p, ScopeLayer)
 		err = r.scored(m)
+	case Best:
+		err = r.sequential(m)
 	case calibrated:
 		r.p = resolveScope(p, m.scope())
 		err = r.blockwise(m)

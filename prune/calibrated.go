@@ -27,6 +27,7 @@ type layer struct {
 	rows, cols int
 	w          []float32 // [rows, cols]; dense, then pruned
 	frozen     []bool    // [rows, cols] zeros that stay; nil: none
+	keep       []bool    // [rows, cols] the mask, once it is settled
 	gram       *gram
 	pattern    Pattern
 	pool       *linalg.Pool
@@ -149,11 +150,6 @@ func (f *flow) collect(ctx context.Context, s span, groups []group, full bool) (
 		}
 		return nil
 	})
-	for _, g := range grams {
-		if g.h != nil {
-			mirror(g.h, g.d)
-		}
-	}
 	return grams, err
 }
 

@@ -2,11 +2,9 @@ package prune
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
-	"github.com/sparserun/sparserun/sparse"
 )
 
 // executor runs the nodes of a language model in float32 over whole windows, for
@@ -19,8 +17,7 @@ type executor struct {
 	// weights holds matrices of the blocks at work, unpacked; load and drop them.
 	weights map[*model.Weight][]float32
 	vectors map[*model.Weight][]float32
-	cos     []float32 // [window, HeadDim/2]
-	sin     []float32
+	rope    *linalg.Rope
 	free    map[int][][]float32 // buffers by length
 }
 
@@ -131,7 +128,7 @@ func (x *executor) node(n *model.Node, ids []int32, v values, out []float32, row
 			if err != nil {
 				return err
 			}
-			x.eachRow(rows, func(r int) { addTo(out[r*w:(r+1)*w], b) })
+			x.eachRow(rows, func(r int) { linalg.Add(out[r*w:(r+1)*w], out[r*w:(r+1)*w], b) })
 		}
 	case model.OpRMSNorm:
 		gain, err := x.vector(n.Weight)
@@ -144,27 +141,32 @@ func (x *executor) node(n *model.Node, ids []int32, v values, out []float32, row
 			width = w
 		}
 		src := in(0)
-		x.eachRow(rows*w/width, func(r int) { rmsNorm(out[r*width:(r+1)*width], src[r*width:(r+1)*width], gain, a.Eps) })
+		x.eachRow(rows*w/width, func(r int) { linalg.RMSNorm(out[r*width:(r+1)*width], src[r*width:(r+1)*width], gain, a.Eps) })
 	case model.OpRoPE:
-		a := n.Attr.(model.RoPE)
-		x.angles(a)
-		copy(out, in(0))
-		half := a.HeadDim / 2
+		if x.rope == nil {
+			a := n.Attr.(model.RoPE)
+			x.rope = linalg.NewRope(a.InvFreq, a.Scale, x.window)
+		}
+		src := in(0)
 		x.eachRow(rows, func(r int) {
-			t := r % x.window
-			for h := 0; h < w; h += a.HeadDim {
-				rope(out[r*w+h:r*w+h+a.HeadDim], x.cos[t*half:(t+1)*half], x.sin[t*half:(t+1)*half])
-			}
+			row := out[r*w : (r+1)*w]
+			copy(row, src[r*w:(r+1)*w])
+			x.rope.Rotate(row, r%x.window)
 		})
 	case model.OpAttention:
-		x.attention(n.Attr.(model.Attention), in(0), in(1), in(2), out, rows)
+		a := n.Attr.(model.Attention)
+		seqs := make([]int, rows/x.window)
+		for i := range seqs {
+			seqs[i] = x.window
+		}
+		linalg.Attention(x.pool, linalg.AttentionShape{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Scale: a.Scale, Window: a.Window},
+			seqs, in(0), in(1), in(2), out)
 	case model.OpSiLUGate:
 		g, u := in(0), in(1)
-		x.eachRow(rows, func(r int) { siluGate(out[r*w:(r+1)*w], g[r*w:(r+1)*w], u[r*w:(r+1)*w]) })
+		x.eachRow(rows, func(r int) { linalg.SiLUGate(out[r*w:(r+1)*w], g[r*w:(r+1)*w], u[r*w:(r+1)*w]) })
 	case model.OpAdd:
-		copy(out, in(0))
-		b := in(1)
-		x.eachRow(rows, func(r int) { addTo(out[r*w:(r+1)*w], b[r*w:(r+1)*w]) })
+		a, b := in(0), in(1)
+		x.eachRow(rows, func(r int) { linalg.Add(out[r*w:(r+1)*w], a[r*w:(r+1)*w], b[r*w:(r+1)*w]) })
 	default:
 		return fmt.Errorf("prune: calibration through %s (node %q): %w", n.Op, n.Name, ErrCalib)
 	}
@@ -177,109 +179,4 @@ func (x *executor) eachRow(rows int, f func(r int)) {
 			f(r)
 		}
 	})
-}
-
-func addTo(dst, b []float32) {
-	for i, y := range b {
-		dst[i] += y
-	}
-}
-
-func rmsNorm(dst, src, gain []float32, eps float32) {
-	var s float64
-	for _, v := range src {
-		s += float64(v) * float64(v)
-	}
-	f := float32(1 / math.Sqrt(s/float64(len(src))+float64(eps)))
-	for i, v := range src {
-		dst[i] = v * f * gain[i]
-	}
-}
-
-func rope(h, cos, sin []float32) {
-	half := len(cos)
-	a, b := h[:half], h[half:2*half]
-	for i, c := range cos {
-		u, v := a[i], b[i]
-		a[i], b[i] = u*c-v*sin[i], v*c+u*sin[i]
-	}
-}
-
-func siluGate(dst, g, u []float32) {
-	for i, x := range g {
-		dst[i] = x / (1 + float32(math.Exp(float64(-x)))) * u[i]
-	}
-}
-
-// angles fills the tables of cos and sin for the positions of a window.
-func (x *executor) angles(a model.RoPE) {
-	half := a.HeadDim / 2
-	if len(x.cos) == x.window*half {
-		return
-	}
-	x.cos, x.sin = make([]float32, x.window*half), make([]float32, x.window*half)
-	for t := range x.window {
-		for i, f := range a.InvFreq {
-			s, c := math.Sincos(float64(t) * f)
-			x.cos[t*half+i], x.sin[t*half+i] = float32(c)*a.Scale, float32(s)*a.Scale
-		}
-	}
-}
-
-// attention is causal grouped-query attention inside every window; rows of
-// queries go in tiles, so that work above the diagonal is mostly skipped.
-func (x *executor) attention(a model.Attention, q, k, v, out []float32, rows int) {
-	const tile = 64
-	d, qw, kw := a.HeadDim, a.Heads*a.HeadDim, a.KVHeads*a.HeadDim
-	tiles := (x.window + tile - 1) / tile
-	x.pool.Run(rows/x.window*a.Heads, func(job int) {
-		win, h := job/a.Heads, job%a.Heads
-		kvh := h / (a.Heads / a.KVHeads)
-		s := make([]float32, tile*x.window)
-		for t := range tiles {
-			i0 := t * tile
-			m := min(tile, x.window-i0)
-			n := i0 + m
-			q0 := (win*x.window+i0)*qw + h*d
-			k0 := win*x.window*kw + kvh*d
-			linalg.Gemm(nil, false, true, m, n, d, a.Scale, q[q0:], qw, k[k0:], kw, 0, s, n)
-			for i := range m {
-				lo, hi := 0, i0+i+1
-				if a.Window > 0 {
-					lo = max(0, hi-a.Window)
-				}
-				softmax(s[i*n:(i+1)*n], lo, hi)
-			}
-			linalg.Gemm(nil, false, false, m, d, n, 1, s, n, v[k0:], kw, 0, out[q0:], qw)
-		}
-	})
-}
-
-// softmax over p[lo:hi]; the rest becomes 0.
-func softmax(p []float32, lo, hi int) {
-	top := p[lo]
-	for _, v := range p[lo:hi] {
-		top = max(top, v)
-	}
-	var sum float32
-	for i := lo; i < hi; i++ {
-		e := float32(math.Exp(float64(p[i] - top)))
-		p[i] = e
-		sum += e
-	}
-	f := 1 / sum
-	for i := lo; i < hi; i++ {
-		p[i] *= f
-	}
-	clear(p[:lo])
-	clear(p[hi:])
-}
-
-// unpacked returns a copy of a matrix of any form.
-func unpacked(w *model.Weight) ([]float32, error) {
-	f, err := sparse.Read(w.Data)
-	if err != nil {
-		return nil, fmt.Errorf("prune: %q: %w", w.Name, err)
-	}
-	return f, nil
 }

@@ -15,6 +15,8 @@ type gram struct {
 	tokens int
 	diag   []float64 // [d]
 	h      []float32 // [d, d], nil: not asked for
+	factor *factor   // of the last factorise, shared by the layers with these inputs
+	asked  float64   // its damping as asked for
 }
 
 func newGram(d int, full bool) *gram {
@@ -38,36 +40,9 @@ func (g *gram) add(pool *linalg.Pool, x []float32, rows int) {
 		})
 		return
 	}
-	gramAdd(pool, g.h, x, rows, g.d)
+	linalg.Gram(pool, g.h, x, rows, g.d, g.d)
 	for i := range g.diag {
 		g.diag[i] = float64(g.h[i*g.d+i])
-	}
-}
-
-// gramAdd: h += x^T x, with x [rows, d]; only tiles on and above the diagonal are
-// computed, mirror fills the rest.
-func gramAdd(pool *linalg.Pool, h, x []float32, rows, d int) {
-	const tile = 192
-	n := (d + tile - 1) / tile
-	type pair struct{ i, j int }
-	var jobs []pair
-	for i := range n {
-		for j := i; j < n; j++ {
-			jobs = append(jobs, pair{i, j})
-		}
-	}
-	pool.Run(len(jobs), func(k int) {
-		i, j := jobs[k].i*tile, jobs[k].j*tile
-		linalg.Gemm(nil, true, false, min(tile, d-i), min(tile, d-j), rows, 1, x[i:], d, x[j:], d, 1, h[i*d+j:], d)
-	})
-}
-
-// mirror copies the upper triangle to the lower one.
-func mirror(h []float32, d int) {
-	for i := range d {
-		for j := range i {
-			h[i*d+j] = h[j*d+i]
-		}
 	}
 }
 

@@ -46,7 +46,7 @@ func Verify(g *model.Graph, recipe map[string]string) ([]Check, error) {
 		if err := verifyOne(g, name, p, recipe[maskKey+name], &c.Detail); err != nil {
 			c.OK, c.Detail = false, err.Error()
 			if first == nil {
-				first = fmt.Errorf("prune: %q: %v: %w", name, err, ErrVerify)
+				first = fmt.Errorf("prune: %q: %w", name, err)
 			}
 		}
 		checks = append(checks, c)
@@ -57,7 +57,7 @@ func Verify(g *model.Graph, recipe map[string]string) ([]Check, error) {
 func verifyOne(g *model.Graph, name string, p Pattern, want string, detail *string) error {
 	w, err := g.Weight(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", err, ErrVerify)
 	}
 	if err := Holds(w.Data, p); err != nil {
 		return err
@@ -67,7 +67,7 @@ func verifyOne(g *model.Graph, name string, p Pattern, want string, detail *stri
 		return err
 	}
 	if got := hex.EncodeToString(sum[:8]); got != want {
-		return fmt.Errorf("mask digest: want %s, got %s", want, got)
+		return fmt.Errorf("mask digest: want %s, got %s: %w", want, got, ErrVerify)
 	}
 	rows, cols := w.Data.Dims()
 	*detail = fmt.Sprintf("%v held, %d of %d weights zero", p, zeros, rows*cols)

@@ -21,7 +21,12 @@ type Wanda struct {
 func (Wanda) Name() string    { return "wanda" }
 func (w Wanda) calib() Calib  { return w.Calib }
 func (Wanda) needsGram() bool { return false }
-func (Wanda) scope() Scope    { return ScopeRow }
+func (w Wanda) scope() Scope {
+	if w.Variant { // rows share the budget as alpha has it
+		return ScopeAuto
+	}
+	return ScopeRow
+}
 
 func (w Wanda) recipe(kv map[string]string) {
 	if w.Variant {
