@@ -95,7 +95,7 @@ func writeFile(fs fileSystem, path string, write func(io.Writer) error) (err err
 			fs.remove(path)
 		}
 	}()
-	if err := write(f); err != nil {
+	if err := write(whole{f}); err != nil {
 		f.Close()
 		return saveError(path, err)
 	}
@@ -104,6 +104,17 @@ func writeFile(fs fileSystem, path string, write func(io.Writer) error) (err err
 		return saveError(path, err)
 	}
 	return saveError(path, f.Close())
+}
+
+// whole takes a write that was cut short for a failure.
+type whole struct{ w io.Writer }
+
+func (w whole) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return n, err
 }
 
 // saveError makes one line of a failed write.

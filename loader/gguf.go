@@ -19,6 +19,7 @@ const (
 	maxNameBytes = 1 << 10
 	maxString    = 16 << 20
 	maxArray     = 1 << 26
+	maxStrings   = 1 << 22
 	maxAlignment = 1 << 20
 )
 
@@ -256,7 +257,11 @@ func (g *ggufReader) array() (any, error) {
 	if kind >= uint32(len(ggufSize)) {
 		return nil, fault(ErrFormat, "", at, "type of an array's elements", "0 to 12", int32(kind))
 	}
-	n, err := g.count("length of an array", maxArray, int64(ggufSize[kind]))
+	limit := uint64(maxArray)
+	if kind == ggufString {
+		limit = maxStrings
+	}
+	n, err := g.count("length of an array", limit, int64(ggufSize[kind]))
 	if err != nil {
 		return nil, err
 	}
@@ -268,17 +273,11 @@ func (g *ggufReader) array() (any, error) {
 		g.pos += int64(len(raw))
 		return numbers{kind, raw}, nil
 	}
-	// Grown as strings arrive: a false count costs nothing.
-	var list []string
-	for i := range n {
-		s, err := g.str("length of a string", maxString)
-		if err != nil {
+	list := make([]string, n) // 16 bytes for 8 of the file, which count has seen
+	for i := range list {
+		if list[i], err = g.str("length of a string", maxString); err != nil {
 			return nil, err
 		}
-		if i == 0 {
-			list = make([]string, 0, min(n, 1<<16))
-		}
-		list = append(list, s)
 	}
 	return list, nil
 }

@@ -2,11 +2,13 @@ package loader
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // jsonReader reads JSON (RFC 8259) token by token. encoding/json would keep the
@@ -21,8 +23,12 @@ type jsonReader struct {
 
 const maxDepth = 32
 
+// maxKeysOf bounds the keys of an object by its depth: the outermost may list
+// tensors, the one inside it an index's.
+var maxKeysOf = [...]int{0, maxTensors + 1, maxTensors, 1 << 14}
+
 func newJSON(b []byte, base int64) (*jsonReader, error) {
-	r := &jsonReader{b: string(b), base: base}
+	r := &jsonReader{b: unsafe.String(unsafe.SliceData(b), len(b)), base: base} // nobody writes to b again; a copy would double the header
 	if !utf8.Valid(b) {
 		i := 0
 		for i < len(b) {
@@ -90,6 +96,7 @@ func (r *jsonReader) object(f func(key string) error) error {
 		return err
 	}
 	seen := map[string]struct{}{}
+	limit := maxKeysOf[min(r.depth, len(maxKeysOf)-1)]
 	for first := true; ; first = false {
 		if first && r.peek() == '}' {
 			break
@@ -101,6 +108,9 @@ func (r *jsonReader) object(f func(key string) error) error {
 		}
 		if _, dup := seen[key]; dup {
 			return fault(ErrFormat, key, r.base+int64(at), "json: key occurs twice", nil, nil)
+		}
+		if len(seen) == limit {
+			return fault(ErrLimit, "", r.base+int64(at), "json: keys in an object", fmt.Sprint("at most ", limit), nil)
 		}
 		seen[key] = struct{}{}
 		if err := r.take(':'); err != nil {
@@ -164,7 +174,15 @@ func (r *jsonReader) str() (string, error) {
 
 // escaped goes on with a string that began at start and has met a backslash.
 func (r *jsonReader) escaped(start int) (string, error) {
+	end := r.i
+	for end < len(r.b) && r.b[end] != '"' {
+		if r.b[end] == '\\' {
+			end++
+		}
+		end++
+	}
 	var b strings.Builder
+	b.Grow(min(end, len(r.b)) - start) // escapes only shrink
 	b.WriteString(r.b[start:r.i])
 	for r.i < len(r.b) {
 		c := r.b[r.i]

@@ -11,6 +11,7 @@ import (
 const (
 	maxHeader     = 100_000_000 // the format's own limit
 	maxDimensions = 8
+	maxMetadata   = 1 << 14
 )
 
 var safeTypes = map[string]sparse.DType{
@@ -65,6 +66,9 @@ func readSafetensors(src *source) (tensors []*safeTensor, meta map[string]string
 	err = r.object(func(key string) error {
 		if key == "__metadata__" {
 			return r.object(func(k string) (err error) {
+				if len(meta) == maxMetadata {
+					return fault(ErrLimit, k, r.base+int64(r.i), "metadata", fmt.Sprint("at most ", maxMetadata, " keys"), nil)
+				}
 				meta[k], err = r.str()
 				return err
 			})

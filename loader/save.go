@@ -181,7 +181,10 @@ func (s *saver) write(w io.Writer, meta map[string]string) error {
 			return fault(ErrShape, t.name, -1, "bytes written", t.size(), n)
 		}
 	}
-	return out.Flush()
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return s.ctx.Err()
 }
 
 type writerFunc func([]byte) (int, error)
@@ -200,9 +203,6 @@ func (c *counter) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.w.Write(b)
-	if err == nil && n < len(b) {
-		err = io.ErrShortWrite
-	}
 	c.done += int64(n)
 	if c.s.opts.Progress != nil {
 		c.s.opts.Progress(c.done, c.total)
