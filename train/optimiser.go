@@ -103,6 +103,7 @@ func (o Adam) start(params []*Param) stepper {
 func (s *adamState) step(i int, p *Param, lo, hi int, rate float64, t int) {
 	w, g, m, v := p.W[lo:hi], p.Grad[lo:hi], s.m[i][lo:hi], s.v[i][lo:hi]
 	b1, b2, eps := float32(s.Beta1), float32(s.Beta2), float32(s.Eps)
+	a1, a2 := float32(1-s.Beta1), float32(1-s.Beta2) // not 1-b2: that loses five digits
 	// m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)
 	lr := float32(rate / (1 - math.Pow(s.Beta1, float64(t))))
 	c2 := float32(1 / math.Sqrt(1-math.Pow(s.Beta2, float64(t))))
@@ -116,8 +117,8 @@ func (s *adamState) step(i int, p *Param, lo, hi int, rate float64, t int) {
 		x := w[j]
 		d += l2 * x
 		x -= shrink * x
-		m[j] = b1*m[j] + (1-b1)*d
-		v[j] = b2*v[j] + (1-b2)*d*d
+		m[j] = b1*m[j] + a1*d
+		v[j] = b2*v[j] + a2*d*d
 		w[j] = x - lr*m[j]/(float32(math.Sqrt(float64(v[j])))*c2+eps)
 	}
 }
