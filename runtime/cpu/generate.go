@@ -7,4 +7,5 @@ package cpu
 //go:generate go run -C asm . -stem spmm_nm24_int8 -out ../spmm_nm24_int8_amd64.s -stubs ../spmm_nm24_int8_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem spmm_nm24_int4 -out ../spmm_nm24_int4_amd64.s -stubs ../spmm_nm24_int4_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem quant -out ../quant_amd64.s -stubs ../quant_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem stream -out ../stream_amd64.s -stubs ../stream_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem tile_run -out ../tile_run_amd64.go
