@@ -19,6 +19,12 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool f
     int n = full ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(n) : "memory");
 }
+// The same, or nothing at all: one predicated instruction, no branch.
+__device__ __forceinline__ void copy_async_if(uint32_t to, const void* from, bool there) {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16; }" ::"r"(to), "l"(from),
+                 "r"(int(there))
+                 : "memory");
+}
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 

@@ -62,7 +62,7 @@ __device__ __forceinline__ void spmm_bitmask(const void* x, const void* w, const
     };
 
     float acc[kMI][kNJ][4] = {};
-    typename Dense<X>::template Frag<kMI> fw;
+    typename Dense<X>::template Operand<kMI> fw;
     uint32_t fx[kNJ][2];
     const int i0 = WM == 64 ? 0 : warp_m % 2 * 2;
     const uint32_t wfrag = base + (WM == 64 ? warp_m : warp_m / 2) * 8192;
@@ -96,9 +96,12 @@ __device__ __forceinline__ void spmm_bitmask(const void* x, const void* w, const
         __syncthreads();
 #pragma unroll
         for (int s = 0; s < 4; s++) {
-            fw.load(wfrag, lane, s, i0);
             load_x(fx, stage + xfrag, s);
-            products(acc, fw, fx, Dense<X>{});
+#pragma unroll
+            for (int i = 0; i < kMI; i++) {
+                fw.refill(i, wfrag, lane, s, i0);
+                fw.product(0, i, acc[i], fx);
+            }
         }
         __syncthreads();
     }

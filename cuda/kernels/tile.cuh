@@ -26,30 +26,40 @@
 #pragma once
 #include "mma.cuh"
 
-// Nm24<X>: 2:4 values of X with metadata. MI m16 blocks from i0 on, of one tile.
+// An operand holds what a warp needs of w: MI m16 blocks from i0 (0 or 2) on.
+//   ahead(buf, ...)  at the start of a step loads the next step's part into buffer buf;
+//   refill(i, ...)   after the products of block i loads the next step's block i into
+//                    the registers just used: values need no second buffer;
+//   product(buf, i, ...) multiplies block i of the step in buffer buf.
+
+// Nm24<X>: 2:4 values of X with metadata.
 template <class X> struct Nm24 {
     using Elem = X;
     static constexpr bool kNarrow = sizeof(X) == 1; // 8-bit: a metadata register for each m16 block
     static constexpr int kTileBytes = kNarrow ? 5120 : 4608, kSteps = 2;
-    template <int MI> struct Frag {
+    template <int MI> struct Operand {
         static constexpr int kMeta = kNarrow ? MI : MI / 2;
-        uint32_t a[MI][4], e[kMeta];
-        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
-#pragma unroll
-            for (int i = 0; i < MI; i++) {
-                uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
-                a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
-            }
+        uint32_t a[MI][4], e[2][kMeta];
+        __device__ __forceinline__ void ahead(int buf, uint32_t tile, int lane, int s, int i0) {
             if (kNarrow) {
                 uint4 v = load_shared16(tile + 4096 + s * 512 + lane * 16);
                 uint32_t all[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-                for (int i = 0; i < kMeta; i++) e[i] = MI == 4 || i0 == 0 ? all[i] : all[2 + i % 2];
+                for (int i = 0; i < kMeta; i++) e[buf][i] = MI == 4 || i0 == 0 ? all[i] : all[2 + i % 2];
             } else {
                 uint2 v = load_shared8(tile + 4096 + s * 256 + lane * 8);
-                e[0] = MI == 4 || i0 == 0 ? v.x : v.y;
-                if (MI == 4) e[kMeta - 1] = v.y;
+                e[buf][0] = MI == 4 || i0 == 0 ? v.x : v.y;
+                if (MI == 4) e[buf][kMeta - 1] = v.y;
             }
+        }
+        __device__ __forceinline__ void refill(int i, uint32_t tile, int lane, int s, int i0) {
+            uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
+            a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
+        }
+        template <class Acc, int NJ>
+        __device__ __forceinline__ void product(int buf, int i, Acc (&acc)[NJ][4], const uint32_t (&b)[NJ][4]) const {
+#pragma unroll
+            for (int j = 0; j < NJ; j++) mma_sparse(X{}, acc[j], a[i], b[j], kNarrow ? e[buf][i % kMeta] : e[buf][i / 2], i % 2);
         }
     };
 };
@@ -58,14 +68,17 @@ template <class X> struct Nm24 {
 template <class X> struct Dense {
     using Elem = X;
     static constexpr int kTileBytes = 8192, kSteps = 4;
-    template <int MI> struct Frag {
+    template <int MI> struct Operand {
         uint32_t a[MI][4];
-        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
+        __device__ __forceinline__ void ahead(int, uint32_t, int, int, int) {}
+        __device__ __forceinline__ void refill(int i, uint32_t tile, int lane, int s, int i0) {
+            uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
+            a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
+        }
+        template <class Acc, int NJ>
+        __device__ __forceinline__ void product(int, int i, Acc (&acc)[NJ][4], const uint32_t (&b)[NJ][2]) const {
 #pragma unroll
-            for (int i = 0; i < MI; i++) {
-                uint4 v = load_shared16(tile + ((s * 4 + i0 + i) * kWarp + lane) * 16);
-                a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
-            }
+            for (int j = 0; j < NJ; j++) mma_dense(X{}, acc[j], a[i], b[j][0], b[j][1]);
         }
     };
 };
@@ -92,18 +105,27 @@ template <int MI> __device__ __forceinline__ void pick4(uint32_t (&to)[MI], uint
     for (int i = 0; i < MI; i++) to[i] = MI == 4 || i0 == 0 ? all[i] : all[2 + i % 2];
 }
 
-// Nm24Int4: 2:4 with int4 values, dequantised in registers just before use.
+// Nm24Int4: 2:4 with int4 values, dequantised in registers, one m16 block at a time
+// and just before its products.
 struct Nm24Int4 {
     using Elem = __half;
     static constexpr int kTileBytes = 1664, kSteps = 2;
-    template <int MI> struct Frag {
-        uint32_t codes[MI], scale[MI], e[MI / 2];
-        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
-            pick4<MI>(codes, load_shared16(tile + s * 512 + lane * 16), i0);
-            pick4<MI>(scale, load_shared16(tile + 1536 + lane / 4 * 16), i0);
+    template <int MI> struct Operand {
+        uint32_t codes[2][MI], scale[2][MI], e[2][MI / 2];
+        __device__ __forceinline__ void ahead(int buf, uint32_t tile, int lane, int s, int i0) {
+            pick4<MI>(codes[buf], load_shared16(tile + s * 512 + lane * 16), i0);
+            pick4<MI>(scale[buf], load_shared16(tile + 1536 + lane / 4 * 16), i0);
             uint2 v = load_shared8(tile + 1024 + s * 256 + lane * 8);
-            e[0] = MI == 4 || i0 == 0 ? v.x : v.y;
-            if (MI == 4) e[MI / 2 - 1] = v.y;
+            e[buf][0] = MI == 4 || i0 == 0 ? v.x : v.y;
+            if (MI == 4) e[buf][MI / 2 - 1] = v.y;
+        }
+        __device__ __forceinline__ void refill(int, uint32_t, int, int, int) {}
+        template <int NJ>
+        __device__ __forceinline__ void product(int buf, int i, float (&acc)[NJ][4], const uint32_t (&b)[NJ][4]) const {
+            uint32_t a[4];
+            dequant4(a, codes[buf][i], scale[buf][i]);
+#pragma unroll
+            for (int j = 0; j < NJ; j++) mma_sparse(__half{}, acc[j], a, b[j], e[buf][i / 2], i % 2);
         }
     };
 };
@@ -111,55 +133,22 @@ struct Nm24Int4 {
 struct DenseInt4 {
     using Elem = __half;
     static constexpr int kTileBytes = 2176, kSteps = 4;
-    template <int MI> struct Frag {
-        uint32_t codes[MI], scale[MI];
-        __device__ __forceinline__ void load(uint32_t tile, int lane, int s, int i0) {
-            pick4<MI>(codes, load_shared16(tile + s * 512 + lane * 16), i0);
-            pick4<MI>(scale, load_shared16(tile + 2048 + lane / 4 * 16), i0);
+    template <int MI> struct Operand {
+        uint32_t codes[2][MI], scale[2][MI];
+        __device__ __forceinline__ void ahead(int buf, uint32_t tile, int lane, int s, int i0) {
+            pick4<MI>(codes[buf], load_shared16(tile + s * 512 + lane * 16), i0);
+            pick4<MI>(scale[buf], load_shared16(tile + 2048 + lane / 4 * 16), i0);
+        }
+        __device__ __forceinline__ void refill(int, uint32_t, int, int, int) {}
+        template <int NJ>
+        __device__ __forceinline__ void product(int buf, int i, float (&acc)[NJ][4], const uint32_t (&b)[NJ][2]) const {
+            uint32_t a[4];
+            dequant4(a, codes[buf][i], scale[buf][i]);
+#pragma unroll
+            for (int j = 0; j < NJ; j++) mma_dense(__half{}, acc[j], a, b[j][0], b[j][1]);
         }
     };
 };
-
-// products: acc[i][j] += A_i B_j for all blocks of a warp; the int4 forms expand
-// one m16 block at a time to keep registers few.
-template <class X, int MI, int NJ, class Acc>
-__device__ __forceinline__ void products(Acc (&acc)[MI][NJ][4], const typename Nm24<X>::template Frag<MI>& f,
-                                         const uint32_t (&b)[NJ][4], Nm24<X>) {
-#pragma unroll
-    for (int i = 0; i < MI; i++)
-#pragma unroll
-        for (int j = 0; j < NJ; j++) mma_sparse(X{}, acc[i][j], f.a[i], b[j], Nm24<X>::kNarrow ? f.e[i % f.kMeta] : f.e[i / 2], i % 2);
-}
-template <class X, int MI, int NJ, class Acc>
-__device__ __forceinline__ void products(Acc (&acc)[MI][NJ][4], const typename Dense<X>::template Frag<MI>& f,
-                                         const uint32_t (&b)[NJ][2], Dense<X>) {
-#pragma unroll
-    for (int i = 0; i < MI; i++)
-#pragma unroll
-        for (int j = 0; j < NJ; j++) mma_dense(X{}, acc[i][j], f.a[i], b[j][0], b[j][1]);
-}
-template <int MI, int NJ>
-__device__ __forceinline__ void products(float (&acc)[MI][NJ][4], const Nm24Int4::Frag<MI>& f,
-                                         const uint32_t (&b)[NJ][4], Nm24Int4) {
-#pragma unroll
-    for (int i = 0; i < MI; i++) {
-        uint32_t a[4];
-        dequant4(a, f.codes[i], f.scale[i]);
-#pragma unroll
-        for (int j = 0; j < NJ; j++) mma_sparse(__half{}, acc[i][j], a, b[j], f.e[i / 2], i % 2);
-    }
-}
-template <int MI, int NJ>
-__device__ __forceinline__ void products(float (&acc)[MI][NJ][4], const DenseInt4::Frag<MI>& f,
-                                         const uint32_t (&b)[NJ][2], DenseInt4) {
-#pragma unroll
-    for (int i = 0; i < MI; i++) {
-        uint32_t a[4];
-        dequant4(a, f.codes[i], f.scale[i]);
-#pragma unroll
-        for (int j = 0; j < NJ; j++) mma_dense(__half{}, acc[i][j], a, b[j][0], b[j][1]);
-    }
-}
 
 // load_x: the fragments of step s of NJ n8 blocks; addr is this lane's row of x in
 // shared memory at chunk 0 of step 0 (see x_lane), its swizzle included.

@@ -82,7 +82,7 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 
     // Where this thread copies from and to.
     const int blocks = min(2, (out + 63) / 64 - 2 * int(blockIdx.x));
-    const int wstep = blocks * P::kTileBytes;
+    const int wstep = blocks * P::kTileBytes, wmine = wstep - tid * 16;
     const char* wsrc = static_cast<const char*>(w) + size_t(blockIdx.x) * 2 * tiles * P::kTileBytes +
                        size_t(first) * wstep + tid * 16;
     const int chunk = tid % 8, xrow = tid / 8; // rows xrow + 16 q
@@ -92,15 +92,18 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
     const uint32_t xdst = base + xrow * 128 + (chunk ^ (xrow & 7)) * 16;
     const uint32_t wdst = base + Shape::kXBytes + tid * 16;
     int xleft = (in - first * kCols) * int(sizeof(X)) - chunk * 16; // bytes of the row from this chunk on
-    auto copy = [&](uint32_t stage) {
+    // Beyond the last k-tile nothing is read; there is no branch, so that the copies can
+    // be scheduled among the products.
+    auto copy = [&](uint32_t stage, bool live) {
+        const int wlive = live ? wmine : 0, xlive = live && xleft > 0 ? xrows : 0;
 #pragma unroll
         for (int q = 0; q < (Shape::kWBytes / 16 + kTileThreads - 1) / kTileThreads; q++) {
             const int at = q * kTileThreads * 16;
-            if (tid * 16 + at < wstep) copy_async(stage + wdst + at, wsrc + at, true);
+            copy_async_if(stage + wdst + at, wsrc + at, at < wlive);
         }
 #pragma unroll
         for (int q = 0; q < kXChunks; q++)
-            copy_async(stage + xdst + q * 16 * 128, xsrc + q * xstep, (xleft > 0 ? xrows : 0) > 16 * q);
+            copy_async(stage + xdst + q * 16 * 128, xsrc + q * xstep, xlive > 16 * q);
         wsrc += wstep;
         xsrc += 128;
         xleft -= 128;
@@ -111,12 +114,8 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
     // Where the band has one row block only, the other half's warps read it too: their outputs are dropped.
     const uint32_t wfrag = base + Shape::kXBytes + min(WM == 64 ? warp_m : warp_m / 2, blocks - 1) * P::kTileBytes;
     const uint32_t xfrag = base + warp_n * WN * 128 + x_lane<P::kSteps>(lane);
-    typename P::template Frag<kMI> fw[2];
+    typename P::template Operand<kMI> fw;
     uint32_t fx[2][kNJ][P::kSteps == 2 ? 4 : 2];
-    auto load = [&](int buf, uint32_t stage, int s) {
-        fw[buf].load(stage + wfrag, lane, s, i0);
-        load_x(fx[buf], stage + xfrag, s);
-    };
 
     Acc acc[kMI][kNJ][4];
 #pragma unroll
@@ -128,31 +127,43 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 
 #pragma unroll
     for (int s = 0; s < S - 1; s++) {
-        if (first + s < last) copy(s * Shape::kStage);
+        copy(s * Shape::kStage, first + s < last);
         copy_commit();
     }
     copy_wait<S - 2>();
     __syncthreads();
     uint32_t from = 0, to = (S - 1) * Shape::kStage;
-    if (first < last) load(0, from, 0);
+    if (first < last) {
+        fw.ahead(0, from + wfrag, lane, 0, i0);
+        load_x(fx[0], from + xfrag, 0);
+#pragma unroll
+        for (int i = 0; i < kMI; i++) fw.refill(i, from + wfrag, lane, 0, i0);
+    }
 #pragma unroll 1
     for (int kt = first; kt < last; kt++) {
 #pragma unroll
         for (int s = 0; s < P::kSteps; s++) {
-            if (s < P::kSteps - 1) {
-                load((s + 1) % 2, from, s + 1);
-            } else { // every warp has read this stage, and the next one has arrived
+            const int next = (s + 1) % P::kSteps, buf = s % 2;
+            if (next == 0) { // every warp has read this stage, and the next one has arrived
                 from = from == (S - 1) * Shape::kStage ? 0 : from + Shape::kStage;
                 copy_wait<S - 2>();
                 __syncthreads();
-                if (kt + 1 < last) load(0, from, 0);
+            }
+            const bool more = next > 0 || kt + 1 < last;
+            if (more) {
+                fw.ahead(1 - buf, from + wfrag, lane, next, i0);
+                load_x(fx[1 - buf], from + xfrag, next);
             }
             if (s == 0) {
-                if (kt + S - 1 < last) copy(to);
+                copy(to, kt + S - 1 < last);
                 copy_commit();
                 to = to == (S - 1) * Shape::kStage ? 0 : to + Shape::kStage;
             }
-            products(acc, fw[s % 2], fx[s % 2], P{});
+#pragma unroll
+            for (int i = 0; i < kMI; i++) {
+                fw.product(buf, i, acc[i], fx[buf]);
+                if (more) fw.refill(i, from + wfrag, lane, next, i0);
+            }
         }
     }
     copy_wait<0>();
