@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 
+	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 )
@@ -118,9 +119,7 @@ func (s *attentionStep) attend(w *attentionScratch, b block, h int) {
 	for j := range b.n {
 		src := q[(b.row+j)*s.width+h*g*d:][:g*d]
 		dst := w.q[j*g*d:][:g*d]
-		for i, x := range src {
-			dst[i] = x * s.att.Scale
-		}
+		linalg.Scale(dst, s.att.Scale, src)
 	}
 	for r := range m {
 		w.max[r], w.sum[r] = float32(math.Inf(-1)), 0
@@ -151,9 +150,7 @@ func (s *attentionStep) attend(w *attentionScratch, b block, h int) {
 			clear(row[hi:])
 			if f := softmaxTile(row[lo:hi], &w.max[r], &w.sum[r]); f != 1 {
 				o := w.o[r*d : (r+1)*d]
-				for i := range o {
-					o[i] *= f
-				}
+				linalg.Scale(o, f, o)
 			}
 		}
 		for t := 0; t < n; t += c.pageTokens {
@@ -163,37 +160,29 @@ func (s *attentionStep) attend(w *attentionScratch, b block, h int) {
 	out := s.p.bufs[s.out]
 	for r := range m {
 		dst := out[(b.row+r/g)*s.width+(h*g+r%g)*d:][:d]
-		inv := 1 / w.sum[r]
-		for i, x := range w.o[r*d : (r+1)*d] {
-			dst[i] = x * inv
-		}
+		linalg.Scale(dst, 1/w.sum[r], w.o[r*d:(r+1)*d])
 	}
 }
 
 // softmaxTile replaces scores by exp(score - maximum so far), updates maximum and
 // sum, and returns the factor on what was summed before.
 func softmaxTile(x []float32, top, sum *float32) float32 {
-	m := *top
-	for _, v := range x {
-		m = max(m, v)
+	m := max(*top, linalg.Max(x))
+	f := float32(1)
+	if m != *top {
+		f = float32(math.Exp(float64(*top - m)))
 	}
-	f := float32(math.Exp(float64(*top - m)))
-	var n float32
-	for i, v := range x {
-		e := float32(math.Exp(float64(v - m)))
-		x[i] = e
-		n += e
-	}
-	*top, *sum = m, *sum*f+n
+	*sum = *sum*f + linalg.ExpSum(x, x, m)
+	*top = m
 	return f
 }
 
 // scores: s[r, t] = q[r] . K[:, t] for the tokens t of the page at a.
 func (k *kvCache) scores(s []float32, ld int, q []float32, m, d, a int) {
 	if k.half {
-		mulPage(s, ld, q, d, m, d, k.f16[a:], k.pageTokens, false)
+		mulPageF16(s, ld, q, d, m, d, k.f16[a:], k.pageTokens, false)
 	} else {
-		mulPage(s, ld, q, d, m, d, k.f32[a:], k.pageTokens, false)
+		mulPageF32(s, ld, q, d, m, d, k.f32[a:], k.pageTokens, false)
 	}
 }
 
@@ -201,8 +190,8 @@ func (k *kvCache) scores(s []float32, ld int, q []float32, m, d, a int) {
 func (k *kvCache) values(o []float32, m, d int, s []float32, ld, n, a int) {
 	a += d * k.pageTokens
 	if k.half {
-		mulPage(o, d, s, ld, m, n, k.f16[a:], d, true)
+		mulPageF16(o, d, s, ld, m, n, k.f16[a:], d, true)
 	} else {
-		mulPage(o, d, s, ld, m, n, k.f32[a:], d, true)
+		mulPageF32(o, d, s, ld, m, n, k.f32[a:], d, true)
 	}
 }

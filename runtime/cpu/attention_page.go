@@ -2,20 +2,23 @@ package cpu
 
 import "github.com/sparserun/sparserun/sparse"
 
-// mulPage: c[i, j] (+)= sum_p a[i, p] * b[p, j], i < m, p < k, j < n: b is a block
-// of the KV cache, [k, n] in f16 or f32.
-func mulPage[T uint16 | float32](c []float32, ldc int, a []float32, lda, m, k int, b []T, n int, add bool) {
-	mulPagePortable(c, ldc, a, lda, m, k, b, n, add)
+//go:generate go run -C asm ./attention -out ../attention_amd64.s -stubs ../attention_stubs_amd64.go -pkg cpu
+
+// mulPagePortable: c[i, j] (+)= sum_p a[i, p] * b[p, j], i < m, p < k, j < n: b is a
+// block of the KV cache, [k, n] in f16 or f32.
+func mulPagePortable[T uint16 | float32](c []float32, ldc int, a []float32, lda, m, k int, b []T, n int, add bool) {
+	mulColumns(c, ldc, a, lda, m, k, b, n, 0, n, add)
 }
 
-func mulPagePortable[T uint16 | float32](c []float32, ldc int, a []float32, lda, m, k int, b []T, n int, add bool) {
+// mulColumns is mulPagePortable of columns j0..j1-1.
+func mulColumns[T uint16 | float32](c []float32, ldc int, a []float32, lda, m, k int, b []T, n, j0, j1 int, add bool) {
 	for i := range m {
-		row := c[i*ldc : i*ldc+n]
+		row := c[i*ldc+j0 : i*ldc+j1]
 		if !add {
 			clear(row)
 		}
 		for p, x := range a[i*lda : i*lda+k] {
-			for j, y := range b[p*n : (p+1)*n] {
+			for j, y := range b[p*n+j0 : p*n+j1] {
 				row[j] += x * widen(y)
 			}
 		}

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 
+	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
@@ -141,7 +142,7 @@ func (k *kvCache) write(at, token int, key, value []float32) {
 		for i, x := range key {
 			kk[i*k.pageTokens+token] = sparse.F32ToF16(x)
 		}
-		toHalf(vv, value)
+		linalg.F32ToF16(vv, value)
 		return
 	}
 	kk := k.f32[at : at+d*k.pageTokens]
@@ -149,10 +150,4 @@ func (k *kvCache) write(at, token int, key, value []float32) {
 		kk[i*k.pageTokens+token] = x
 	}
 	copy(k.f32[v:v+d], value)
-}
-
-func toHalf(dst []uint16, x []float32) {
-	for i, v := range x {
-		dst[i] = sparse.F32ToF16(v)
-	}
 }

@@ -1,0 +1,11 @@
+//go:build !amd64
+
+package cpu
+
+func mulPageF16(c []float32, ldc int, a []float32, lda, m, k int, b []uint16, n int, add bool) {
+	mulPagePortable(c, ldc, a, lda, m, k, b, n, add)
+}
+
+func mulPageF32(c []float32, ldc int, a []float32, lda, m, k int, b []float32, n int, add bool) {
+	mulPagePortable(c, ldc, a, lda, m, k, b, n, add)
+}
