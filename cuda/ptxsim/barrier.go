@@ -48,9 +48,9 @@ func (b *builder) barrier(in *instr, st *statement) error {
 	}
 	in.kind = kBar
 	args := st.args
-	if ms.has["red"] {
+	if ms.has("red") {
 		for _, op := range []string{"popc", "and", "or"} {
-			if ms.has[op] {
+			if ms.has(op) {
 				in.bar.red = op
 			}
 		}
@@ -69,10 +69,10 @@ func (b *builder) barrier(in *instr, st *statement) error {
 			return err
 		}
 		args = args[1 : len(args)-1]
-	} else if !ms.has["sync"] && !ms.has["arrive"] {
+	} else if !ms.has("sync") && !ms.has("arrive") {
 		return b.unsupported("form of barrier")
 	}
-	in.bar.arrive = ms.has["arrive"]
+	in.bar.arrive = ms.has("arrive")
 	if len(args) < 1 || len(args) > 2 || in.bar.arrive && len(args) != 2 {
 		return b.unsupported("operands")
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // instrKind separates what the scheduler must handle from plain execution.
@@ -227,19 +228,21 @@ func onlyMods(st *statement, allowed ...string) bool {
 // modset is an instruction's suffixes, sorted out.
 type modset struct {
 	types []dtype
-	has   map[string]bool
+	flags []string
 	round rounding
 	isRnd bool
 }
 
+func (ms modset) has(flag string) bool { return slices.Contains(ms.flags, flag) }
+
 // mods sorts suffixes into types, a rounding mode and flags; a suffix that is
 // none of these nor in allowed (blank-separated) is an error.
 func (b *builder) mods(st *statement, allowed string) (modset, error) {
-	ms := modset{has: map[string]bool{}}
-	ok := strings.Fields(allowed)
+	var ms modset
+	ok := fields(allowed)
 	for _, m := range st.mods {
 		if slices.Contains(ok, m) {
-			ms.has[m] = true
+			ms.flags = append(ms.flags, m)
 		} else if t, is := dtypeByName[m]; is {
 			ms.types = append(ms.types, t)
 		} else if r, is := roundingByName[m]; is && slices.Contains(ok, "ROUND") {
@@ -250,6 +253,19 @@ func (b *builder) mods(st *statement, allowed string) (modset, error) {
 	}
 	return ms, nil
 }
+
+// fields is strings.Fields, remembered: the few lists of suffixes come by for
+// every instruction.
+func fields(s string) []string {
+	if v, ok := fieldCache.Load(s); ok {
+		return v.([]string)
+	}
+	v := strings.Fields(s)
+	fieldCache.Store(s, v)
+	return v
+}
+
+var fieldCache sync.Map
 
 func (b *builder) new32(name string) int32 {
 	b.k.names32 = append(b.k.names32, name)
@@ -288,6 +304,18 @@ func (b *builder) constant(bits uint64, wide bool) int32 {
 		b.k.const32 = append(b.k.const32, constSlot{s, bits})
 	}
 	return s
+}
+
+// isConstant says whether a 64-bit slot holds a constant; constantValue gives it.
+func (b *builder) isConstant(s slot) bool { return s.wide && b.k.names64[s.i] == "constant" }
+
+func (b *builder) constantValue(s slot) uint64 {
+	for _, c := range b.k.const64 {
+		if c.slot == s.i {
+			return c.bits
+		}
+	}
+	return 0
 }
 
 // src resolves an operand read as type t. Registers keep their own width, so

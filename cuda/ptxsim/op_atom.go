@@ -111,7 +111,7 @@ func decodeAtom(b *builder, st *statement) (execFn, error) {
 	if op == "cas" {
 		want = 3
 	}
-	if ms.has["L2::cache_hint"] {
+	if ms.has("L2::cache_hint") {
 		want++
 	}
 	f := combine(op, t)

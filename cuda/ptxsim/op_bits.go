@@ -167,17 +167,17 @@ func decodeFunnel(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ms.has["l"] == ms.has["r"] || ms.has["clamp"] == ms.has["wrap"] {
+	if ms.has("l") == ms.has("r") || ms.has("clamp") == ms.has("wrap") {
 		return nil, b.unsupported("direction or mode missing")
 	}
 	return b.map3(tB32, tB32, tB32, tU32, func(lo, hi, n uint64) uint64 {
-		if ms.has["wrap"] {
+		if ms.has("wrap") {
 			n &= 31
 		} else {
 			n = min(n, 32)
 		}
 		v := hi<<32 | lo
-		if ms.has["l"] {
+		if ms.has("l") {
 			return v << n >> 32
 		}
 		return v >> n
@@ -283,7 +283,7 @@ func decodeBfind(b *builder, st *statement) (execFn, error) {
 			return 0xffffffff
 		}
 		top := bits.Len64(x) - 1
-		if ms.has["shiftamt"] {
+		if ms.has("shiftamt") {
 			top = width - 1 - top
 		}
 		return uint64(top)
@@ -336,7 +336,7 @@ func decodePrmt(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name := range ms.has {
+	for _, name := range ms.flags {
 		tab := permuteModes[name]
 		return b.map3(tB32, tB32, tB32, tB32, func(x, y, s uint64) uint64 { return permute(x, y, tab[s&3]) })
 	}
@@ -414,7 +414,7 @@ func decodeBmsk(b *builder, st *statement) (execFn, error) {
 		return nil, err
 	}
 	return b.map2(tB32, tU32, tU32, func(pos, n uint64) uint64 {
-		if ms.has["wrap"] {
+		if ms.has("wrap") {
 			pos, n = pos&31, n&31
 		}
 		if pos >= 32 {

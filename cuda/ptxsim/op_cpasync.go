@@ -57,14 +57,14 @@ func (b *builder) cpAsync(st *statement) (execFn, error) {
 		return nil, err
 	}
 	extra := len(st.args) - 3
-	if ms.has["L2::cache_hint"] {
+	if ms.has("L2::cache_hint") {
 		extra--
 	}
 	if extra < 0 || extra > 1 || st.args[2].kind != argImm {
 		return nil, b.unsupported("operands")
 	}
 	n := st.args[2].bits
-	if n != 16 && (ms.has["cg"] || n != 4 && n != 8) {
+	if n != 16 && (ms.has("cg") || n != 4 && n != 8) {
 		return nil, b.unsupported("size %d", n)
 	}
 	dst, err := b.memArg(st.args[0], spShared)

@@ -80,38 +80,38 @@ func (b *builder) widen(a operand, t dtype) func(uint64) uint64 {
 func converter(dt, t dtype, ms modset) func(uint64) uint64 {
 	switch {
 	case t.integer() && dt.integer():
-		if ms.has["sat"] {
+		if ms.has("sat") {
 			return func(x uint64) uint64 { return clampInt(x, t, dt) }
 		}
 		return func(x uint64) uint64 { return x & sizeMask(dt) }
 	case t.integer():
 		return func(x uint64) uint64 {
 			if t == tU64 && dt != tF64 || t == tS64 && dt != tF64 {
-				return finish(encodeFloat(oddInt(x, t), dt, ms.round, false), dt, ms.has["sat"], false)
+				return finish(encodeFloat(oddInt(x, t), dt, ms.round, false), dt, ms.has("sat"), false)
 			}
 			v := float64(x)
 			if t.signed() {
 				v = float64(int64(x))
 			}
-			return finish(encodeFloat(v, dt, ms.round, ms.has["satfinite"]), dt, ms.has["sat"], false)
+			return finish(encodeFloat(v, dt, ms.round, ms.has("satfinite")), dt, ms.has("sat"), false)
 		}
 	case dt.integer():
 		return func(x uint64) uint64 {
-			return floatToInt(decodeFloat(ftzIn(x, t, ms.has["ftz"]), t), dt, ms.round)
+			return floatToInt(decodeFloat(ftzIn(x, t, ms.has("ftz")), t), dt, ms.round)
 		}
 	case !t.float() || !dt.float() && dt != tTF32:
 		return nil
 	}
 	return func(x uint64) uint64 {
-		v := decodeFloat(ftzIn(x, t, ms.has["ftz"]), t)
+		v := decodeFloat(ftzIn(x, t, ms.has("ftz")), t)
 		if dt == t && ms.isRnd { // cvt.rni.f32.f32: to an integral value
 			v = roundIntegral(v, ms.round)
 		}
-		r := encodeFloat(v, dt, ms.round, ms.has["satfinite"])
-		if ms.has["relu"] && (v < 0 || v != v) {
+		r := encodeFloat(v, dt, ms.round, ms.has("satfinite"))
+		if ms.has("relu") && (v < 0 || v != v) {
 			r = 0
 		}
-		return finish(r, dt, ms.has["sat"], ms.has["ftz"])
+		return finish(r, dt, ms.has("sat"), ms.has("ftz"))
 	}
 }
 
@@ -207,7 +207,7 @@ func floatToInt(v float64, dt dtype, mode rounding) uint64 {
 
 // cvtFast has loops for the conversions of inner loops.
 func (b *builder) cvtFast(d, x slot, dt, t dtype, ms modset) execFn {
-	plain := ms.round == roundNearest && !ms.has["sat"] && !ms.has["satfinite"] && !ms.has["relu"] && !ms.has["ftz"]
+	plain := ms.round == roundNearest && !ms.has("sat") && !ms.has("satfinite") && !ms.has("relu") && !ms.has("ftz")
 	if !plain || d.wide || x.wide {
 		return nil
 	}
@@ -271,10 +271,10 @@ func (b *builder) cvtPair(st *statement, dt, t dtype, ms modset) (execFn, error)
 	}
 	one := func(x uint64) uint64 {
 		v := decodeFloat(x, t)
-		if ms.has["relu"] && (v < 0 || v != v) {
+		if ms.has("relu") && (v < 0 || v != v) {
 			return 0
 		}
-		return encodeFloat(v, e, ms.round, ms.has["satfinite"])
+		return encodeFloat(v, e, ms.round, ms.has("satfinite"))
 	}
 	width := 8 * e.size()
 	out := tB16
@@ -296,7 +296,7 @@ func (b *builder) cvtUnpackFP8(st *statement, dt, t dtype, ms modset) (execFn, e
 	}
 	one := func(x uint64) uint64 {
 		v := decodeFloat(x&0xff, e)
-		if ms.has["relu"] && (v < 0 || v != v) {
+		if ms.has("relu") && (v < 0 || v != v) {
 			return 0
 		}
 		return encodeFloat(v, halfOf(dt), roundNearest, false)
@@ -314,7 +314,7 @@ func (b *builder) cvtHalvesFP8(st *statement, dt, t dtype, ms modset) (execFn, e
 		return nil, b.unsupported("conversion from %s", t)
 	}
 	one := func(x uint64) uint64 {
-		return encodeFloat(decodeFloat(x&0xffff, halfOf(t)), e, ms.round, ms.has["satfinite"])
+		return encodeFloat(decodeFloat(x&0xffff, halfOf(t)), e, ms.round, ms.has("satfinite"))
 	}
 	return b.map1(tB16, t, func(x uint64) uint64 { return one(x>>16)<<8 | one(x) })
 }

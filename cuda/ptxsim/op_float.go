@@ -7,7 +7,7 @@ import (
 
 // floatArith decodes add, sub, mul and div of every float type.
 func (b *builder) floatArith(op string, t dtype, ms modset) (execFn, error) {
-	mode, sat, ftz := ms.round, ms.has["sat"], ms.has["ftz"]
+	mode, sat, ftz := ms.round, ms.has("sat"), ms.has("ftz")
 	if t == tF32 && mode == roundNearest && !sat && !ftz && op != "div" {
 		return b.floatFast(op)
 	}
@@ -152,7 +152,7 @@ func canonNaN(x float32) uint32 {
 
 // floatFma decodes fma and mad of floats: one rounding.
 func (b *builder) floatFma(t dtype, ms modset) (execFn, error) {
-	mode, sat, ftz, relu := ms.round, ms.has["sat"], ms.has["ftz"], ms.has["relu"]
+	mode, sat, ftz, relu := ms.round, ms.has("sat"), ms.has("ftz"), ms.has("relu")
 	if t == tF64 {
 		if mode != roundNearest {
 			return nil, b.unsupported("rounding of f64")
@@ -214,7 +214,7 @@ func decodeFma(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !t.float() || ms.has["oob"] {
+	if !t.float() || ms.has("oob") {
 		return nil, b.unsupported("fma of %s", t)
 	}
 	return b.floatFma(t, ms)
@@ -222,14 +222,14 @@ func decodeFma(b *builder, st *statement) (execFn, error) {
 
 // floatMinMax: a NaN loses unless .NaN; -0 is below +0.
 func (b *builder) floatMinMax(isMax bool, t dtype, ms modset) (execFn, error) {
-	if ms.has["abs"] || ms.has["xorsign"] || ms.has["relu"] {
+	if ms.has("abs") || ms.has("xorsign") || ms.has("relu") {
 		return nil, b.unsupported("suffix of a float minimum")
 	}
 	pick := func(e dtype, x, y uint64) uint64 {
-		x, y = ftzIn(x, e, ms.has["ftz"]), ftzIn(y, e, ms.has["ftz"])
+		x, y = ftzIn(x, e, ms.has("ftz")), ftzIn(y, e, ms.has("ftz"))
 		p, q := decodeFloat(x, e), decodeFloat(y, e)
 		switch {
-		case p != p && q != q, ms.has["NaN"] && (p != p || q != q):
+		case p != p && q != q, ms.has("NaN") && (p != p || q != q):
 			return encodeFloat(math.NaN(), e, roundNearest, false) & sizeMask(e)
 		case p != p:
 			return y
@@ -288,7 +288,7 @@ func decodeApprox(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, ftz, mode := approximations[st.op], ms.has["ftz"], ms.round
+	f, ftz, mode := approximations[st.op], ms.has("ftz"), ms.round
 	if !t.float() {
 		return nil, b.unsupported("type %s", t)
 	}
@@ -386,17 +386,17 @@ func decodeTestp(b *builder, st *statement) (execFn, error) {
 			v := math.Abs(decodeFloat(x.get(w, i), t))
 			ok := false
 			switch {
-			case ms.has["finite"]:
+			case ms.has("finite"):
 				ok = v <= math.MaxFloat64
-			case ms.has["infinite"]:
+			case ms.has("infinite"):
 				ok = math.IsInf(v, 0)
-			case ms.has["number"]:
+			case ms.has("number"):
 				ok = v == v
-			case ms.has["notanumber"]:
+			case ms.has("notanumber"):
 				ok = v != v
-			case ms.has["normal"]:
+			case ms.has("normal"):
 				ok = v >= smallest && v <= math.MaxFloat64
-			case ms.has["subnormal"]:
+			case ms.has("subnormal"):
 				ok = v > 0 && v < smallest
 			}
 			if ok {

@@ -10,84 +10,6 @@ func (b *builder) one(ms modset) (dtype, error) {
 	return ms.types[0], nil
 }
 
-// map1, map2 and map3 apply f lane by lane; f gets operands widened to 64 bits
-// by their types and its result is cut to dt's size.
-func (b *builder) map1(dt, t dtype, f func(x uint64) uint64) (execFn, error) {
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(b.st.args[0], dt)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(b.st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
-	mask := sizeMask(dt)
-	return func(w *warp, m uint32) {
-		x.check(w, m)
-		for ; m != 0; m &= m - 1 {
-			i := bits.TrailingZeros32(m)
-			d.set(w, i, f(x.get(w, i))&mask)
-		}
-	}, nil
-}
-
-func (b *builder) map2(dt, xt, yt dtype, f func(x, y uint64) uint64) (execFn, error) {
-	if err := b.args(3); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(b.st.args[0], dt)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(b.st.args[1], xt)
-	if err != nil {
-		return nil, err
-	}
-	y, err := b.strict(b.st.args[2], yt)
-	if err != nil {
-		return nil, err
-	}
-	mask := sizeMask(dt)
-	return func(w *warp, m uint32) {
-		x.check(w, m)
-		y.check(w, m)
-		for ; m != 0; m &= m - 1 {
-			i := bits.TrailingZeros32(m)
-			d.set(w, i, f(x.get(w, i), y.get(w, i))&mask)
-		}
-	}, nil
-}
-
-func (b *builder) map3(dt, xt, yt, zt dtype, f func(x, y, z uint64) uint64) (execFn, error) {
-	if err := b.args(4); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(b.st.args[0], dt)
-	if err != nil {
-		return nil, err
-	}
-	var s [3]slot
-	for i, t := range []dtype{xt, yt, zt} {
-		if s[i], err = b.strict(b.st.args[i+1], t); err != nil {
-			return nil, err
-		}
-	}
-	mask := sizeMask(dt)
-	x, y, z := s[0], s[1], s[2]
-	return func(w *warp, m uint32) {
-		x.check(w, m)
-		y.check(w, m)
-		z.check(w, m)
-		for ; m != 0; m &= m - 1 {
-			i := bits.TrailingZeros32(m)
-			d.set(w, i, f(x.get(w, i), y.get(w, i), z.get(w, i))&mask)
-		}
-	}, nil
-}
-
 func sizeMask(t dtype) uint64 {
 	if t.size() == 8 {
 		return ^uint64(0)
@@ -125,7 +47,7 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 	if t.float() {
 		return b.floatArith(st.op, t, ms)
 	}
-	if ms.has["sat"] {
+	if ms.has("sat") {
 		if t != tS32 {
 			return nil, b.unsupported(".sat of %s", t)
 		}
@@ -234,15 +156,15 @@ func decodeMul(b *builder, st *statement) (execFn, error) {
 	switch {
 	case t.float():
 		return b.floatArith("mul", t, ms)
-	case ms.has["wide"]:
+	case ms.has("wide"):
 		wt := wideOf(t)
 		if wt == tNone {
 			return nil, b.unsupported(".wide of %s", t)
 		}
 		return b.map2(wt, t, t, func(x, y uint64) uint64 { return x * y })
-	case ms.has["hi"]:
+	case ms.has("hi"):
 		return b.map2(t, t, t, func(x, y uint64) uint64 { return mulHi(t, x, y) })
-	case !ms.has["lo"]:
+	case !ms.has("lo"):
 		return nil, b.unsupported("neither .lo, .hi nor .wide")
 	case t.size() == 4:
 		d, x, y, err := b.slots2(t)
@@ -273,18 +195,18 @@ func decodeMad(b *builder, st *statement) (execFn, error) {
 	switch {
 	case t.float():
 		return b.floatFma(t, ms)
-	case ms.has["wide"]:
+	case ms.has("wide"):
 		wt := wideOf(t)
 		if wt == tNone {
 			return nil, b.unsupported(".wide of %s", t)
 		}
 		return b.map3(wt, t, t, wt, func(x, y, z uint64) uint64 { return x*y + z })
-	case ms.has["hi"]:
-		if ms.has["sat"] {
+	case ms.has("hi"):
+		if ms.has("sat") {
 			return nil, b.unsupported(".sat")
 		}
 		return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return mulHi(t, x, y) + z })
-	case !ms.has["lo"]:
+	case !ms.has("lo"):
 		return nil, b.unsupported("neither .lo, .hi nor .wide")
 	}
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return x*y + z })
@@ -342,7 +264,7 @@ func decodeMinMax(b *builder, st *statement) (execFn, error) {
 	if t.float() {
 		return b.floatMinMax(isMax, t, ms)
 	}
-	if ms.has["relu"] && t != tS32 {
+	if ms.has("relu") && t != tS32 {
 		return nil, b.unsupported(".relu of %s", t)
 	}
 	return b.map2(t, t, t, func(x, y uint64) uint64 {
@@ -354,7 +276,7 @@ func decodeMinMax(b *builder, st *statement) (execFn, error) {
 		if less == isMax {
 			r = y
 		}
-		if ms.has["relu"] && int64(r) < 0 {
+		if ms.has("relu") && int64(r) < 0 {
 			r = 0
 		}
 		return r
@@ -384,7 +306,7 @@ func decodeNegAbs(b *builder, st *statement) (execFn, error) {
 			sign = 1 << 63
 		}
 		return b.map1(t, t, func(x uint64) uint64 {
-			if t == tF32 && ms.has["ftz"] {
+			if t == tF32 && ms.has("ftz") {
 				x = uint64(flush(uint32(x)))
 			}
 			if neg {
@@ -418,7 +340,7 @@ func decodeMul24(b *builder, st *statement) (execFn, error) {
 	}
 	mul := func(x, y uint64) uint64 {
 		p := cut(x) * cut(y)
-		if ms.has["hi"] {
+		if ms.has("hi") {
 			p = uint64(int64(p) >> 16)
 		}
 		return p
@@ -475,11 +397,11 @@ func decodeDp(b *builder, st *statement) (execFn, error) {
 			return z
 		})
 	}
-	if ms.has["hi"] == ms.has["lo"] {
+	if ms.has("hi") == ms.has("lo") {
 		return nil, b.unsupported("neither .lo nor .hi")
 	}
 	return b.map3(ct, tB32, tB32, ct, func(x, y, z uint64) uint64 {
-		if ms.has["hi"] {
+		if ms.has("hi") {
 			y >>= 16
 		}
 		return z + ext(x, at.signed(), 16)*ext(y, bt.signed(), 8) + ext(x>>16, at.signed(), 16)*ext(y>>8, bt.signed(), 8)

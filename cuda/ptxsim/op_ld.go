@@ -123,7 +123,7 @@ func decodeLd(b *builder, st *statement) (execFn, error) {
 	if len(st.args) < 2 || len(st.args) > 3 || t == tPred || t.size() > 8 {
 		return nil, b.unsupported("operands or type")
 	}
-	if len(st.args) == 3 && !ms.has["L2::cache_hint"] {
+	if len(st.args) == 3 && !ms.has("L2::cache_hint") {
 		return nil, b.unsupported("third operand")
 	}
 	n := vectorLen(st)
@@ -178,6 +178,30 @@ func decodeLd(b *builder, st *statement) (execFn, error) {
 
 func (b *builder) ldParam(acc access, regs []slot, t dtype, widen func(uint64) uint64) (execFn, error) {
 	size := t.size()
+	if b.isConstant(acc.base) && len(regs) == 1 && int(b.constantValue(acc.base)+acc.off)%size == 0 {
+		at := b.constantValue(acc.base) + acc.off
+		r := regs[0]
+		return func(w *warp, m uint32) {
+			params := w.blk.run.params
+			if at+uint64(size) > uint64(len(params)) {
+				w.fail(KindBounds, -1, "parameter offset %d, %d bytes, of %d", at, size, len(params))
+			}
+			v := widen(loadLE(params[at:], size))
+			if r.wide {
+				o := w.out64(r.i, m)
+				for i := range o {
+					o[i] = v
+				}
+				w.put64(r.i, m)
+				return
+			}
+			o := w.out32(r.i, m)
+			for i := range o {
+				o[i] = uint32(v)
+			}
+			w.put32(r.i, m)
+		}, nil
+	}
 	return func(w *warp, m uint32) {
 		addrs := acc.addresses(w, m)
 		params := w.blk.run.params
@@ -209,7 +233,7 @@ func decodeSt(b *builder, st *statement) (execFn, error) {
 	if len(st.args) < 2 || t == tPred || t.size() > 8 {
 		return nil, b.unsupported("operands or type")
 	}
-	if len(st.args) == 3 && !ms.has["L2::cache_hint"] || len(st.args) > 3 {
+	if len(st.args) == 3 && !ms.has("L2::cache_hint") || len(st.args) > 3 {
 		return nil, b.unsupported("third operand")
 	}
 	n := vectorLen(st)

@@ -14,7 +14,7 @@ func decodeLdmatrix(b *builder, st *statement) (execFn, error) {
 		return nil, err
 	}
 	n := matrices(ms)
-	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has["m8n8"] || n == 0 || !ms.has["aligned"] {
+	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has("m8n8") || n == 0 || !ms.has("aligned") {
 		return nil, b.unsupported("shape or type")
 	}
 	if err := b.args(2); err != nil {
@@ -28,7 +28,7 @@ func decodeLdmatrix(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	trans := ms.has["trans"]
+	trans := ms.has("trans")
 	return func(w *warp, m uint32) {
 		if m == 0 {
 			return
@@ -56,11 +56,11 @@ func decodeLdmatrix(b *builder, st *statement) (execFn, error) {
 
 func matrices(ms modset) int {
 	switch {
-	case ms.has["x1"]:
+	case ms.has("x1"):
 		return 1
-	case ms.has["x2"]:
+	case ms.has("x2"):
 		return 2
-	case ms.has["x4"]:
+	case ms.has("x4"):
 		return 4
 	}
 	return 0
@@ -92,7 +92,7 @@ func decodeStmatrix(b *builder, st *statement) (execFn, error) {
 		return nil, err
 	}
 	n := matrices(ms)
-	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has["m8n8"] || n == 0 {
+	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has("m8n8") || n == 0 {
 		return nil, b.unsupported("shape or type")
 	}
 	if err := b.args(2); err != nil {
@@ -106,7 +106,7 @@ func decodeStmatrix(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	trans := ms.has["trans"]
+	trans := ms.has("trans")
 	return func(w *warp, m uint32) {
 		if m == 0 {
 			return

@@ -16,6 +16,7 @@ type mmaShape struct {
 	sel            int
 	d, a, b, c     []slot
 	e              slot
+	aAt, bAt       []uint16 // places of the elements of A and B
 }
 
 // decodeMma is mma.sync and mma.sp. Sums are taken exactly enough (float64, or
@@ -116,6 +117,8 @@ func (b *builder) mmaOperands(s *mmaShape, st *statement) (err error) {
 	if s.c, err = get(st.args[3], acc); err != nil {
 		return err
 	}
+	s.aAt = places(len(s.a), s.at.size(), 32, s.aPos)
+	s.bAt = places(len(s.b), s.bt.size(), 8, s.bPos)
 	if !s.sparse {
 		return nil
 	}
@@ -160,35 +163,60 @@ func (s *mmaShape) bPos(l, i int) (k, n int) {
 	return t + 4*i, g
 }
 
-// fragment widens one operand's registers of the whole warp with f and stores
-// each element where pos says.
-func fragment[T any](w *warp, regs []slot, size int, f func(uint32) T, put func(l, i int, v T)) {
+// places lists where each element of an operand goes in a row-major matrix with
+// the given number of columns: by register, element within it, lane.
+func places(regs, size, cols int, pos func(l, i int) (row, col int)) []uint16 {
 	per := 4 / size
-	mask := uint32(sizeMask(tB8))
-	switch size {
-	case 2:
-		mask = 0xffff
-	case 4:
-		mask = full
+	out := make([]uint16, 0, 32*regs*per)
+	for i := 0; i < regs*per; i++ {
+		for l := 0; l < 32; l++ {
+			r, c := pos(l, i)
+			out = append(out, uint16(r*cols+c))
+		}
 	}
-	for r, s := range regs {
+	return out
+}
+
+// fragment widens an operand of the whole warp with f into out.
+func fragment[T any](w *warp, regs []slot, size int, at []uint16, f func(uint32) T, out []T) {
+	mask := uint32(full)
+	if size < 4 {
+		mask = 1<<(8*size) - 1
+	}
+	for _, s := range regs {
 		v := w.in32(s.i, full)
-		for l := range v {
-			for j := 0; j < per; j++ {
-				put(l, r*per+j, f(v[l]>>(8*size*j)&mask))
+		for shift := 0; shift < 32; shift += 8 * size {
+			to := at[:32]
+			at = at[32:]
+			for l := range v {
+				out[to[l]] = f(v[l] >> shift & mask)
 			}
 		}
 	}
 }
 
-func floatDecoder(t dtype) func(uint32) float64 {
+// halves is fragment for f16, the type of the inner loops.
+func halves(w *warp, regs []slot, at []uint16, out []float64) {
+	for _, s := range regs {
+		v := w.in32(s.i, full)
+		lo, hi := at[:32], at[32:64]
+		at = at[64:]
+		for l, x := range v {
+			out[lo[l]] = float64(halfToFloat(x & 0xffff))
+			out[hi[l]] = float64(halfToFloat(x >> 16))
+		}
+	}
+}
+
+func floats(w *warp, regs []slot, t dtype, at []uint16, out []float64) {
 	switch t {
 	case tF16:
-		return func(x uint32) float64 { return float64(halfToFloat(x)) }
+		halves(w, regs, at, out)
 	case tBF16:
-		return func(x uint32) float64 { return float64(bfloatToFloat(x)) }
+		fragment(w, regs, 2, at, func(x uint32) float64 { return float64(bfloatToFloat(x)) }, out)
+	default:
+		fragment(w, regs, t.size(), at, func(x uint32) float64 { return decodeFloat(uint64(x), t) }, out)
 	}
-	return func(x uint32) float64 { return decodeFloat(uint64(x), t) }
 }
 
 // runFloat multiplies float fragments.
@@ -196,23 +224,18 @@ func (s *mmaShape) runFloat(w *warp, m uint32) {
 	if m == 0 {
 		return
 	}
-	var a [16][32]float64
-	var b [64][8]float64
-	fragment(w, s.a, s.at.size(), floatDecoder(s.at), func(l, i int, v float64) {
-		r, c := s.aPos(l, i)
-		a[r][c] = v
-	})
-	fragment(w, s.b, s.bt.size(), floatDecoder(s.bt), func(l, i int, v float64) {
-		k, n := s.bPos(l, i)
-		b[k][n] = v
-	})
+	var a [16 * 32]float64
+	var b [64 * 8]float64
+	floats(w, s.a, s.at, s.aAt, a[:])
+	floats(w, s.b, s.bt, s.bAt, b[:])
 	var at [16][32]uint8
 	s.columns(w, &at)
 	var d [16][8]float64
 	for r := range d {
 		var c0, c1, c2, c3, c4, c5, c6, c7 float64
 		for c := 0; c < s.kc; c++ {
-			x, y := a[r][c], &b[at[r][c]&63]
+			k := int(at[r][c]&63) * 8
+			x, y := a[r*32+c], (*[8]float64)(b[k:k+8])
 			c0 += x * y[0]
 			c1 += x * y[1]
 			c2 += x * y[2]
@@ -260,16 +283,10 @@ func (s *mmaShape) runInt(w *warp, m uint32) {
 	ext := func(t dtype) func(uint32) int64 {
 		return func(x uint32) int64 { return int64(t.sext(uint64(x))) }
 	}
-	var a [16][32]int64
-	var b [64][8]int64
-	fragment(w, s.a, 1, ext(s.at), func(l, i int, v int64) {
-		r, c := s.aPos(l, i)
-		a[r][c] = v
-	})
-	fragment(w, s.b, 1, ext(s.bt), func(l, i int, v int64) {
-		k, n := s.bPos(l, i)
-		b[k][n] = v
-	})
+	var a [16 * 32]int64
+	var b [64 * 8]int64
+	fragment(w, s.a, 1, s.aAt, ext(s.at), a[:])
+	fragment(w, s.b, 1, s.bAt, ext(s.bt), b[:])
 	var at [16][32]uint8
 	s.columns(w, &at)
 	var c [4]lanes32
@@ -279,7 +296,8 @@ func (s *mmaShape) runInt(w *warp, m uint32) {
 	var d [16][8]int64
 	for r := range d {
 		for c := 0; c < s.kc; c++ {
-			x, y := a[r][c], &b[at[r][c]&63]
+			k := int(at[r][c]&63) * 8
+			x, y := a[r*32+c], (*[8]int64)(b[k:k+8])
 			for n := range y {
 				d[r][n] += x * y[n]
 			}

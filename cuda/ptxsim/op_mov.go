@@ -136,6 +136,18 @@ func (b *builder) pack(dst, src operand, t dtype) (execFn, error) {
 		}
 	}
 	width := 8 * pt.size()
+	if len(parts) == 2 && !d.wide {
+		lo, hi := parts[0].i, parts[1].i
+		return func(w *warp, m uint32) {
+			def := w.d32[lo] & w.d32[hi]
+			p, q, o := &w.r32[lo], &w.r32[hi], w.out32(d.i, m)
+			for i := range o {
+				o[i] = p[i]&0xffff | q[i]<<16
+			}
+			w.put32(d.i, m)
+			w.d32[d.i] &^= m &^ def
+		}, nil
+	}
 	return func(w *warp, m uint32) {
 		def := full
 		for _, p := range parts {
@@ -174,6 +186,21 @@ func (b *builder) unpack(dst, src operand, t dtype) (execFn, error) {
 		}
 	}
 	width, mask := 8*pt.size(), sizeMask(pt)
+	if len(parts) == 2 && !s.wide && parts[0].i != s.i {
+		return func(w *warp, m uint32) {
+			known := w.d32[s.i]
+			x := &w.r32[s.i]
+			for k, p := range parts {
+				shift := 16 * k
+				o := w.out32(p.i, m)
+				for i := range o {
+					o[i] = x[i] >> shift & 0xffff
+				}
+				w.put32(p.i, m)
+				w.d32[p.i] &^= m &^ known
+			}
+		}, nil
+	}
 	return func(w *warp, m uint32) {
 		def := w.d32
 		if s.wide {

@@ -12,7 +12,7 @@ func decodeShfl(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Equal(ms.types, []dtype{tB32}) || !ms.has["sync"] {
+	if !slices.Equal(ms.types, []dtype{tB32}) || !ms.has("sync") {
 		return nil, b.unsupported("form of shfl")
 	}
 	if err := b.args(5); err != nil {
@@ -38,7 +38,7 @@ func decodeShfl(b *builder, st *statement) (execFn, error) {
 	}
 	mode := "idx"
 	for _, m := range []string{"up", "down", "bfly"} {
-		if ms.has[m] {
+		if ms.has(m) {
 			mode = m
 		}
 	}
@@ -105,7 +105,7 @@ func decodeVote(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !ms.has["sync"] {
+	if !ms.has("sync") {
 		return nil, b.unsupported("form of vote")
 	}
 	if err := b.args(3); err != nil {
@@ -118,7 +118,7 @@ func decodeVote(b *builder, st *statement) (execFn, error) {
 	} else if x, err = b.pred(st.args[1]); err != nil {
 		return nil, err
 	}
-	if ms.has["ballot"] {
+	if ms.has("ballot") {
 		d, err := b.strictDst(st.args[0], tB32)
 		if err != nil {
 			return nil, err
@@ -139,9 +139,9 @@ func decodeVote(b *builder, st *statement) (execFn, error) {
 	return func(w *warp, m uint32) {
 		v := x.get(w, m) & m
 		ok := v == m // all
-		if ms.has["any"] {
+		if ms.has("any") {
 			ok = v != 0
-		} else if ms.has["uni"] {
+		} else if ms.has("uni") {
 			ok = v == m || v == 0
 		}
 		r := uint32(0)
@@ -181,7 +181,7 @@ func decodeMatch(b *builder, st *statement) (execFn, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := ms.has["all"]
+	all := ms.has("all")
 	return func(w *warp, m uint32) {
 		x.check(w, m)
 		var out lanes32
@@ -230,7 +230,7 @@ func decodeRedux(b *builder, st *statement) (execFn, error) {
 		return nil, err
 	}
 	var f func(old, x uint64) uint64
-	for op := range ms.has {
+	for _, op := range ms.flags {
 		if op != "sync" {
 			f = combine(op, t)
 		}

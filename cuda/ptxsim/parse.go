@@ -28,6 +28,7 @@ type scope struct {
 	id, parent int
 	regs       map[string]dtype
 	ranges     []regRange
+	index      map[string]int // registers used so far: place in fn.regs
 	vars       map[string]*variable
 }
 
@@ -37,9 +38,8 @@ type parser struct {
 	prevEnd  int
 	prog     *program
 	fn       *function
-	scopes   []*scope // open ones, innermost last
-	parents  []int    // parent of each scope id of fn
-	regIndex map[string]int
+	scopes   []*scope       // open ones, innermost last
+	parents  []int          // parent of each scope id of fn
 	labels   map[string]int // "scope/name" -> body index
 	varBytes int
 }
@@ -274,7 +274,7 @@ func (p *parser) function(lk linkage) error {
 	if err := p.advance(); err != nil {
 		return err
 	}
-	p.fn, p.parents, p.regIndex, p.labels = fn, nil, map[string]int{}, map[string]int{}
+	p.fn, p.parents, p.labels = fn, nil, map[string]int{}
 	p.scopes = nil
 	if err := p.pushScope(); err != nil {
 		return err
@@ -392,7 +392,7 @@ func (p *parser) pushScope() error {
 	if len(p.scopes) > 0 {
 		parent = p.scopes[len(p.scopes)-1].id
 	}
-	s := &scope{id: len(p.parents), parent: parent, regs: map[string]dtype{}, vars: map[string]*variable{}}
+	s := &scope{id: len(p.parents), parent: parent, regs: map[string]dtype{}, index: map[string]int{}, vars: map[string]*variable{}}
 	p.parents = append(p.parents, parent)
 	p.scopes = append(p.scopes, s)
 	return nil

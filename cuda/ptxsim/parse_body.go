@@ -126,6 +126,9 @@ func (p *parser) regDecl() error {
 func (p *parser) lookupReg(name string) (int, bool) {
 	for i := len(p.scopes) - 1; i >= 0; i-- {
 		sc := p.scopes[i]
+		if idx, ok := sc.index[name]; ok {
+			return idx, true
+		}
 		t, ok := sc.regs[name]
 		if !ok {
 			for _, r := range sc.ranges {
@@ -142,13 +145,9 @@ func (p *parser) lookupReg(name string) (int, bool) {
 		if !ok {
 			continue
 		}
-		key := strconv.Itoa(sc.id) + "/" + name
-		idx, seen := p.regIndex[key]
-		if !seen {
-			idx = len(p.fn.regs)
-			p.fn.regs = append(p.fn.regs, register{name, t})
-			p.regIndex[key] = idx
-		}
+		idx := len(p.fn.regs)
+		p.fn.regs = append(p.fn.regs, register{name, t})
+		sc.index[name] = idx
 		return idx, true
 	}
 	return 0, false
@@ -208,6 +207,9 @@ func (p *parser) labelOrInstr() error {
 		return p.label(name)
 	}
 	st.op = name
+	st.mods = make([]string, 0, 6)
+	st.args = make([]operand, 0, 4)
+	st.argSpan = make([][2]int, 0, 4)
 	for p.tok.kind == tokDot {
 		st.mods = append(st.mods, p.tok.text[1:])
 		if err := p.advance(); err != nil {

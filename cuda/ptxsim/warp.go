@@ -29,6 +29,8 @@ type warp struct {
 	t32  lanes32 // results of partial masks wait here for put32
 	t64  lanes64
 	addr lanes64 // of the running memory instruction
+	tmp  scratch
+	res  lanes64
 
 	// The running group; others wait, sorted by nothing: there are few.
 	pc     int
