@@ -49,6 +49,10 @@ type ValueID int
 type Value struct {
 	Name  string
 	Width int
+	// Of a tensor graph: the type, and the shape where the file states one (-1: a
+	// dimension that is free, such as the batch; nil: any shape).
+	Elem  Elem
+	Shape []int
 }
 
 // Op names what a Node computes; the names are the field's.
@@ -113,7 +117,8 @@ type Node struct {
 	Name   string
 	In     []ValueID
 	Out    ValueID
-	Weight *Weight // nil where the op has none
+	Outs   []ValueID // of a tensor graph: all outputs, Out first; NoValue where one is not wanted
+	Weight *Weight   // nil where the op has none
 	Bias   *Weight
 	Attr   any
 }
@@ -131,6 +136,9 @@ type Graph struct {
 	Weights []*Weight // every weight once, in the order of the nodes
 	// Tokenizer is nil for plain networks.
 	Tokenizer *tokenizer.Tokenizer
+	// Opsets (version by domain) and Constants are those of a tensor graph, nil elsewhere.
+	Opsets    map[string]int
+	Constants map[ValueID]*Tensor
 	// Source is where the graph came from.
 	Source Source
 
@@ -162,11 +170,12 @@ func (g *Graph) Close() error {
 }
 
 // Linears lists the nodes whose weight is a matrix that pruning may touch by
-// default: every Linear but the language model's head.
+// default: every Linear but the language model's head, and the convolutions of a
+// tensor graph.
 func (g *Graph) Linears() []*Node {
 	var out []*Node
 	for _, n := range g.Nodes {
-		if n.Op == OpLinear && n.Name != HeadName {
+		if n.Op == OpLinear && n.Name != HeadName || n.Op == OpConv && n.Weight != nil && g.Tensors() {
 			out = append(out, n)
 		}
 	}
@@ -227,6 +236,9 @@ func (b *builder) node(op Op, name string, width int, attr any, w, bias *Weight,
 
 // Check validates the graph: order, widths and weight shapes.
 func (g *Graph) Check() error {
+	if g.Tensors() {
+		return g.checkTensors()
+	}
 	written := make([]bool, len(g.Values))
 	for _, v := range g.Inputs {
 		written[v] = true
