@@ -1,0 +1,107 @@
+package cuda
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// Backend runs plans on one device. One goroutine, locked to its thread, makes
+// every driver call: a CUDA context belongs to a thread.
+type Backend struct {
+	d      Driver
+	info   Info
+	mu     sync.Mutex
+	closed bool
+	do     func(func() error) error // runs f on the device's goroutine
+	stop   func()
+}
+
+// New makes a backend of a driver, which it owns, and loads the kernels. open is
+// called on the device's goroutine.
+func New(open func() (Driver, error), images []Image) (*Backend, error) {
+	b := &Backend{}
+	b.do, b.stop = deviceThread()
+	err := b.do(func() error {
+		d, err := open()
+		if err != nil {
+			return err
+		}
+		b.d, b.info = d, d.Info()
+		loaded := 0
+		for _, im := range images {
+			if im.MinCC > 10*b.info.Major+b.info.Minor {
+				continue
+			}
+			if err := d.Load(im); err != nil {
+				d.Close()
+				return fmt.Errorf("cuda: %s, compute capability %d.%d: %w", b.info.Name, b.info.Major, b.info.Minor, err)
+			}
+			loaded++
+		}
+		if loaded == 0 {
+			d.Close()
+			return fmt.Errorf("cuda: %s, compute capability %d.%d: %w", b.info.Name, b.info.Major, b.info.Minor, ErrArch)
+		}
+		return nil
+	})
+	if err != nil {
+		b.stop()
+		return nil, err
+	}
+	return b, nil
+}
+
+// Name implements runtime.Backend.
+func (b *Backend) Name() string { return "cuda" }
+
+// Info describes the device.
+func (b *Backend) Info() Info { return b.info }
+
+// Close releases the device; programs must be closed before.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	err := b.do(b.d.Close)
+	b.stop()
+	return err
+}
+
+// Has implements runtime.Backend. Linears run dense and 2:4 in every type and CSR
+// in f32, f16 and int8; f32 weights take float32 activations, all others float16.
+func (b *Backend) Has(k runtime.Kernel) bool {
+	switch k.Op {
+	case model.OpLinear, model.OpEmbedding:
+		switch k.Layout {
+		case sparse.LayoutDense, sparse.LayoutNM24:
+			switch k.Weight {
+			case sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4:
+				return true
+			}
+		case sparse.LayoutCSR:
+			return k.Weight == sparse.F32 || k.Weight == sparse.F16 || k.Weight == sparse.Int8
+		}
+		return false
+	case model.OpRMSNorm, model.OpRoPE, model.OpAttention, model.OpSiLUGate, model.OpAdd, model.OpMul, model.OpReLU, model.OpSoftmax, model.OpSelect:
+		return true
+	}
+	return false
+}
+
+// Compile implements runtime.Backend.
+func (b *Backend) Compile(plan *runtime.Plan) (runtime.Program, error) {
+	p := &program{b: b, d: b.d, plan: plan}
+	err := b.do(p.compile)
+	if err != nil {
+		_ = b.do(p.release) // the first error says more
+		return nil, err
+	}
+	return p, nil
+}
