@@ -22,7 +22,7 @@ type Module struct {
 type Kernel struct {
 	mod        *Module
 	code       *kernelCode
-	maxDynamic int // allowed by SetMaxDynamicShared
+	maxDynamic atomic.Int64 // allowed by SetMaxDynamicShared
 }
 
 // Load parses and decodes PTX text. Everything unknown in it is an error that
@@ -55,7 +55,9 @@ func (d *Device) Load(ptx string) (*Module, error) {
 			m.free()
 			return nil, fmt.Errorf("ptx: %w", err)
 		}
-		m.kernels[fn.name] = &Kernel{mod: m, code: code, maxDynamic: 48<<10 - fn.sharedFixed}
+		k := &Kernel{mod: m, code: code}
+		k.maxDynamic.Store(int64(48<<10 - fn.sharedFixed))
+		m.kernels[fn.name] = k
 		m.names = append(m.names, fn.name)
 	}
 	return m, nil
@@ -178,7 +180,7 @@ func (k *Kernel) SetMaxDynamicShared(n int) error {
 		return fmt.Errorf("%s: %d bytes of dynamic shared memory, at most %d: %w",
 			k.Name(), n, k.mod.dev.SharedLimit()-k.code.fn.sharedFixed, ErrInvalidValue)
 	}
-	k.maxDynamic = max(n, k.maxDynamic)
+	k.maxDynamic.Store(int64(n))
 	return nil
 }
 
@@ -299,8 +301,8 @@ func (d *Device) checkLaunch(k *Kernel, grid, block Dim3, shared int, params []b
 		return fmt.Errorf("block %v: %w", block, ErrInvalidValue)
 	case block.Count() > k.MaxThreads(), k.code.fn.reqThreads && block.Count() != k.MaxThreads():
 		return fmt.Errorf("block %v, the kernel is built for %d threads: %w", block, k.MaxThreads(), ErrInvalidValue)
-	case shared > k.maxDynamic:
-		return fmt.Errorf("%d bytes of dynamic shared memory, allowed %d: %w", shared, k.maxDynamic, ErrInvalidValue)
+	case shared > k.MaxDynamicShared():
+		return fmt.Errorf("%d bytes of dynamic shared memory, allowed %d: %w", shared, k.MaxDynamicShared(), ErrInvalidValue)
 	case len(params) != k.ParamBytes():
 		return fmt.Errorf("%d bytes of parameters, want %d: %w", len(params), k.ParamBytes(), ErrInvalidValue)
 	}
@@ -369,4 +371,4 @@ func (d *Device) LastStats() *Stats {
 func (m *Module) Target() string { return strings.TrimSpace(m.prog.target + " ptx " + m.prog.version) }
 
 // MaxDynamicShared is the dynamic shared memory that launches may ask for, in bytes.
-func (k *Kernel) MaxDynamicShared() int { return k.maxDynamic }
+func (k *Kernel) MaxDynamicShared() int { return int(k.maxDynamic.Load()) }
