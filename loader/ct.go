@@ -111,6 +111,9 @@ func (m *modules) part(mod, suffix string) *safeTensor {
 
 // weight builds the weight whose leading tensor t is; nil if t leads none.
 func (m *modules) weight(t *safeTensor) (*model.Weight, error) {
+	if base, ok := strings.CutSuffix(t.name, "_orig"); ok && m.byName[base+"_mask"] != nil {
+		return m.masked(base, t)
+	}
 	mod, suffix, ok := cutLast(t.name, ".")
 	if !ok {
 		return nil, nil
@@ -134,9 +137,6 @@ func (m *modules) weight(t *safeTensor) (*model.Weight, error) {
 		if m.byName[mod+ctBitmask] == nil {
 			return nil, t.fail(ErrSparse, "compressed values without "+mod+ctBitmask, nil, nil)
 		}
-	}
-	if base, ok := strings.CutSuffix(t.name, "_orig"); ok && m.byName[base+"_mask"] != nil {
-		return m.masked(base, t)
 	}
 	return nil, nil
 }

@@ -16,6 +16,7 @@ import (
 const (
 	fileConfig  = "config.json"
 	fileWeights = "model.safetensors"
+	fileTorch   = "pytorch_model.bin"
 	fileIndex   = "model.safetensors.index.json"
 
 	maxConfig = 1 << 20
@@ -66,6 +67,7 @@ type checkpoint struct {
 	tensors []*safeTensor
 	meta    map[string]string
 	config  string // how errors name config.json
+	format  string // "safetensors" or "pytorch"
 }
 
 // Close closes the files.
@@ -99,6 +101,11 @@ func (ck *checkpoint) readFolder(root *os.Root, o *options) error {
 	index, err := readSmall(root, fileIndex, maxIndex)
 	if isNotExist(err) {
 		src, err := openIn(root, fileWeights)
+		if isNotExist(err) {
+			if old, err2 := openIn(root, fileTorch); err2 == nil {
+				return ck.addFile(old, o)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -118,7 +125,22 @@ func (ck *checkpoint) addFile(src *source, o *options) error {
 			return err
 		}
 	}
-	tensors, meta, err := readSafetensors(src)
+	k, err := sniff(src)
+	if err != nil {
+		return inFile(err, src.name)
+	}
+	var tensors []*safeTensor
+	var meta map[string]string
+	switch k {
+	case kindZip:
+		ck.format = "pytorch"
+		tensors, err = readTorch(src)
+	case kindPickle:
+		err = errPickle()
+	default:
+		ck.format = "safetensors"
+		tensors, meta, err = readSafetensors(src)
+	}
 	if err != nil {
 		return inFile(err, src.name)
 	}
@@ -293,7 +315,7 @@ func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*m
 	if err != nil {
 		return nil, err
 	}
-	g.Source = model.Source{Format: "safetensors", Meta: ck.meta, Tokenizer: files}
+	g.Source = model.Source{Format: ck.format, Meta: ck.meta, Tokenizer: files}
 	g.OnClose(ck)
 	return g, nil
 }

@@ -299,7 +299,7 @@ func pickleCases() []hostile {
 
 func allCases() []hostile {
 	out := append(safeCases(), ggufCases()...)
-	out = append(append(out, modelCases()...), pickleCases()...)
+	out = append(append(append(out, modelCases()...), pickleCases()...), torchCases()...)
 	return append(out, sparseCases()...)
 }
 

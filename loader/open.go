@@ -104,6 +104,12 @@ func sniff(src *source) (kind, error) {
 	return kindUnknown, nil
 }
 
+// errPickle: a bare pickle is a program; only the zip form that PyTorch writes
+// since 1.6 is read, by a reader that runs nothing.
+func errPickle() error {
+	return fault(ErrUnsupported, "", 0, "bare pickle, which would run code", "GGUF, safetensors or PyTorch's zip form", nil)
+}
+
 func openSource(src *source, path string, o *options) (*model.Graph, error) {
 	k, err := sniff(src)
 	if err != nil {
@@ -121,10 +127,10 @@ func openSource(src *source, path string, o *options) (*model.Graph, error) {
 		if err == nil {
 			g.OnClose(src)
 		}
-	case kindSafetensors:
+	case kindSafetensors, kindZip:
 		g, err = openSafetensors(src, path, o)
-	case kindPickle, kindZip:
-		return nil, fault(ErrUnsupported, "", 0, "PyTorch pickle or zip file, which can run code when read", "GGUF or safetensors", nil)
+	case kindPickle:
+		return nil, errPickle()
 	default:
 		return nil, fault(ErrFormat, "", 0, "first bytes", "a GGUF or safetensors file", nil)
 	}
