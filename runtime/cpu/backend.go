@@ -76,6 +76,7 @@ func (b *Backend) Has(k runtime.Kernel) bool {
 
 // Compile implements runtime.Backend.
 func (b *Backend) Compile(plan *runtime.Plan) (runtime.Program, error) {
+	b.timer.clear() // measuring is over: its memory is for weights now
 	p := &program{pool: b.pool, plan: plan}
 	b.pool.retain()
 	c := compiler{p: p, plan: plan}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
@@ -34,28 +35,30 @@ func BenchmarkModel(b *testing.B) {
 								b.Fatal(err)
 							}
 						}
-						s.ResetCounters()
+						best := map[model.Op]time.Duration{}
 						for b.Loop() {
+							s.ResetCounters()
 							if _, err := q.Extend(ctx, tokens, logits); err != nil {
 								b.Fatal(err)
 							}
 							q.Truncate(context)
+							for k, o := range s.Counters().Ops {
+								if t, ok := best[k.Op]; !ok || o.Time < t {
+									best[k.Op] = o.Time
+								}
+							}
 						}
-						c := s.Counters()
-						var all, linear float64
-						for k, o := range c.Ops {
-							all += float64(o.Time)
-							if k.Op == model.OpLinear {
-								linear += float64(o.Time)
+						// The least of each op over all rounds: what other processes take is not ours.
+						var all time.Duration
+						for op, t := range best {
+							all += t
+							if testing.Verbose() {
+								b.Logf("%-10s %8.1f us", op, float64(t)/1e3)
 							}
 						}
 						b.ReportMetric(float64(len(tokens)*b.N)/b.Elapsed().Seconds(), "tokens/s")
-						b.ReportMetric(100*(1-linear/float64(b.Elapsed())), "%other")
-						if testing.Verbose() {
-							for k, o := range c.Ops {
-								b.Logf("%-12s %8.1f us a step, %d calls", k.Op, float64(o.Time.Microseconds())/float64(b.N), o.Calls/int64(b.N))
-							}
-						}
+						b.ReportMetric(float64(len(tokens))/all.Seconds(), "best-tokens/s")
+						b.ReportMetric(100*(1-float64(best[model.OpLinear])/float64(all)), "%other")
 					})
 				}
 				bench("decode", 64, prompt[64:65])
