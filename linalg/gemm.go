@@ -101,7 +101,10 @@ func product[T Float](p *Pool, g *gemm[T]) {
 	if g.packed != nil {
 		g.isa = g.packed.isa
 	}
-	mr, nr := tileSize[T](g.isa)
+	mr, nr := tileSize[T](g.isa, g.n)
+	if g.packed != nil {
+		nr = g.packed.nr
+	}
 	threads := p.Threads()
 	if g.m*g.n*g.k < serialWork {
 		threads = 1
@@ -177,7 +180,7 @@ func (g *gemm[T]) block(s *scratch[T], mr, nr, i0, i1, j0, j1 int) {
 				bp := b[(j-j0)/nr*stride:]
 				c := g.c[i*g.ldc+j:]
 				if j+nr <= g.n {
-					tile(g.isa, rows, k, a, ars, acs, bp, nr, c, g.ldc, g.alpha, add)
+					tile(g.isa, rows, nr, k, a, ars, acs, bp, nr, c, g.ldc, g.alpha, add)
 					continue
 				}
 				// The last columns go through a whole tile beside C.
@@ -185,7 +188,7 @@ func (g *gemm[T]) block(s *scratch[T], mr, nr, i0, i1, j0, j1 int) {
 				for r := range rows {
 					copy(s.c[r*nr:r*nr+w], c[r*g.ldc:r*g.ldc+w])
 				}
-				tile(g.isa, rows, k, a, ars, acs, bp, nr, s.c, nr, g.alpha, add)
+				tile(g.isa, rows, nr, k, a, ars, acs, bp, nr, s.c, nr, g.alpha, add)
 				for r := range rows {
 					copy(c[r*g.ldc:r*g.ldc+w], s.c[r*nr:r*nr+w])
 				}

@@ -4,9 +4,1551 @@
 
 #include "textflag.h"
 
-// func gemmF32AVX512(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// func gemmF32AVX512x1(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
 // Requires: AVX, AVX512F
-TEXT ·gemmF32AVX512(SB), NOSPLIT, $0-88
+TEXT ·gemmF32AVX512x1(SB), NOSPLIT, $0-88
+	MOVQ   mr+0(FP), AX
+	CMPQ   AX, $0x01
+	JE     rows1
+	CMPQ   AX, $0x02
+	JE     rows2
+	CMPQ   AX, $0x03
+	JE     rows3
+	CMPQ   AX, $0x04
+	JE     rows4
+	CMPQ   AX, $0x05
+	JE     rows5
+	CMPQ   AX, $0x06
+	JE     rows6
+	CMPQ   AX, $0x07
+	JE     rows7
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop8:
+	VMOVUPS      (SI), Z8
+	VBROADCASTSS (CX), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (CX)(DX*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (CX)(DX*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (CX)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (R8), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (R8)(DX*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (R8)(DX*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (R8)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop8
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add8
+	VMULPS       Z8, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z3, Z3
+	VMOVUPS      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z5, Z5
+	VMOVUPS      Z5, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z7, Z7
+	VMOVUPS      Z7, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add8:
+	VMOVUPS     (AX), Z9
+	VFMADD231PS Z8, Z0, Z9
+	VMOVUPS     Z9, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z3, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z5, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z7, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+
+loop7:
+	VMOVUPS      (SI), Z7
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z7, Z8, Z0
+	VBROADCASTSS (CX)(DX*1), Z8
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*2), Z8
+	VFMADD231PS  Z7, Z8, Z2
+	VBROADCASTSS (CX)(R9*1), Z8
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (R8), Z8
+	VFMADD231PS  Z7, Z8, Z4
+	VBROADCASTSS (R8)(DX*1), Z8
+	VFMADD231PS  Z7, Z8, Z5
+	VBROADCASTSS (R8)(DX*2), Z8
+	VFMADD231PS  Z7, Z8, Z6
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop7
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z7
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add7
+	VMULPS       Z7, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z3, Z3
+	VMOVUPS      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z5, Z5
+	VMOVUPS      Z5, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add7:
+	VMOVUPS     (AX), Z8
+	VFMADD231PS Z7, Z0, Z8
+	VMOVUPS     Z8, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z3, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z5, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z7, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+loop6:
+	VMOVUPS      (SI), Z6
+	VBROADCASTSS (CX), Z7
+	VFMADD231PS  Z6, Z7, Z0
+	VBROADCASTSS (CX)(DX*1), Z7
+	VFMADD231PS  Z6, Z7, Z1
+	VBROADCASTSS (CX)(DX*2), Z7
+	VFMADD231PS  Z6, Z7, Z2
+	VBROADCASTSS (CX)(R9*1), Z7
+	VFMADD231PS  Z6, Z7, Z3
+	VBROADCASTSS (R8), Z7
+	VFMADD231PS  Z6, Z7, Z4
+	VBROADCASTSS (R8)(DX*1), Z7
+	VFMADD231PS  Z6, Z7, Z5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop6
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add6
+	VMULPS       Z6, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z3, Z3
+	VMOVUPS      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      Z5, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add6:
+	VMOVUPS     (AX), Z7
+	VFMADD231PS Z6, Z0, Z7
+	VMOVUPS     Z7, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z3, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z5, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+
+loop5:
+	VMOVUPS      (SI), Z5
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z5, Z6, Z0
+	VBROADCASTSS (CX)(DX*1), Z6
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*2), Z6
+	VFMADD231PS  Z5, Z6, Z2
+	VBROADCASTSS (CX)(R9*1), Z6
+	VFMADD231PS  Z5, Z6, Z3
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z5, Z6, Z4
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop5
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z5
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add5
+	VMULPS       Z5, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z5, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z5, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z5, Z3, Z3
+	VMOVUPS      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z5, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add5:
+	VMOVUPS     (AX), Z6
+	VFMADD231PS Z5, Z0, Z6
+	VMOVUPS     Z6, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z5, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z5, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z5, Z3, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z5, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop4:
+	VMOVUPS      (SI), Z4
+	VBROADCASTSS (CX), Z5
+	VFMADD231PS  Z4, Z5, Z0
+	VBROADCASTSS (CX)(DX*1), Z5
+	VFMADD231PS  Z4, Z5, Z1
+	VBROADCASTSS (CX)(DX*2), Z5
+	VFMADD231PS  Z4, Z5, Z2
+	VBROADCASTSS (CX)(R8*1), Z5
+	VFMADD231PS  Z4, Z5, Z3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPS       Z4, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPS     (AX), Z5
+	VFMADD231PS Z4, Z0, Z5
+	VMOVUPS     Z5, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z4, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z4, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z4, Z3, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+loop3:
+	VMOVUPS      (SI), Z3
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z3, Z4, Z0
+	VBROADCASTSS (CX)(DX*1), Z4
+	VFMADD231PS  Z3, Z4, Z1
+	VBROADCASTSS (CX)(DX*2), Z4
+	VFMADD231PS  Z3, Z4, Z2
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z3
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPS       Z3, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z3, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z3, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPS     (AX), Z4
+	VFMADD231PS Z3, Z0, Z4
+	VMOVUPS     Z4, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z3, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z3, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop2:
+	VMOVUPS      (SI), Z2
+	VBROADCASTSS (CX), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VBROADCASTSS (CX)(DX*1), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPS       Z2, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Z2, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPS     (AX), Z3
+	VFMADD231PS Z2, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z2, Z1, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), DX
+	VPXORD Z0, Z0, Z0
+
+loop1:
+	VMOVUPS      (SI), Z1
+	VBROADCASTSS (CX), Z2
+	VFMADD231PS  Z1, Z2, Z0
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z1
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPS       Z1, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPS     (AX), Z2
+	VFMADD231PS Z1, Z0, Z2
+	VMOVUPS     Z2, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF32AVX512x2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// Requires: AVX, AVX512F
+TEXT ·gemmF32AVX512x2(SB), NOSPLIT, $0-88
+	MOVQ   mr+0(FP), AX
+	CMPQ   AX, $0x01
+	JE     rows1
+	CMPQ   AX, $0x02
+	JE     rows2
+	CMPQ   AX, $0x03
+	JE     rows3
+	CMPQ   AX, $0x04
+	JE     rows4
+	CMPQ   AX, $0x05
+	JE     rows5
+	CMPQ   AX, $0x06
+	JE     rows6
+	CMPQ   AX, $0x07
+	JE     rows7
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+loop8:
+	VMOVUPS      (SI), Z16
+	VMOVUPS      64(SI), Z17
+	VBROADCASTSS (CX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (CX)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (CX)(DX*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (CX)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (R8), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R8)(DX*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R8)(DX*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (R8)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop8
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z16
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add8
+	VMULPS       Z16, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z16, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z16, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z16, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	VMULPS       Z16, Z7, Z7
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z8, Z8
+	VMOVUPS      Z8, (AX)
+	VMULPS       Z16, Z9, Z9
+	VMOVUPS      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z10, Z10
+	VMOVUPS      Z10, (AX)
+	VMULPS       Z16, Z11, Z11
+	VMOVUPS      Z11, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z12, Z12
+	VMOVUPS      Z12, (AX)
+	VMULPS       Z16, Z13, Z13
+	VMOVUPS      Z13, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z16, Z14, Z14
+	VMOVUPS      Z14, (AX)
+	VMULPS       Z16, Z15, Z15
+	VMOVUPS      Z15, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add8:
+	VMOVUPS     (AX), Z17
+	VFMADD231PS Z16, Z0, Z17
+	VMOVUPS     Z17, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z7, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z8, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z9, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z10, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z11, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z12, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z13, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z16, Z14, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z16, Z15, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+
+loop7:
+	VMOVUPS      (SI), Z14
+	VMOVUPS      64(SI), Z15
+	VBROADCASTSS (CX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSS (CX)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z2
+	VFMADD231PS  Z15, Z16, Z3
+	VBROADCASTSS (CX)(DX*2), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSS (CX)(R9*1), Z16
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	VBROADCASTSS (R8), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSS (R8)(DX*1), Z16
+	VFMADD231PS  Z14, Z16, Z10
+	VFMADD231PS  Z15, Z16, Z11
+	VBROADCASTSS (R8)(DX*2), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop7
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z14
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add7
+	VMULPS       Z14, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z14, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z14, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z14, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	VMULPS       Z14, Z7, Z7
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z8, Z8
+	VMOVUPS      Z8, (AX)
+	VMULPS       Z14, Z9, Z9
+	VMOVUPS      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z10, Z10
+	VMOVUPS      Z10, (AX)
+	VMULPS       Z14, Z11, Z11
+	VMOVUPS      Z11, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z14, Z12, Z12
+	VMOVUPS      Z12, (AX)
+	VMULPS       Z14, Z13, Z13
+	VMOVUPS      Z13, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add7:
+	VMOVUPS     (AX), Z15
+	VFMADD231PS Z14, Z0, Z15
+	VMOVUPS     Z15, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z7, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z8, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z9, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z10, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z11, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z14, Z12, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z14, Z13, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+loop6:
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VBROADCASTSS (CX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSS (CX)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z2
+	VFMADD231PS  Z13, Z14, Z3
+	VBROADCASTSS (CX)(DX*2), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSS (CX)(R9*1), Z14
+	VFMADD231PS  Z12, Z14, Z6
+	VFMADD231PS  Z13, Z14, Z7
+	VBROADCASTSS (R8), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSS (R8)(DX*1), Z14
+	VFMADD231PS  Z12, Z14, Z10
+	VFMADD231PS  Z13, Z14, Z11
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop6
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z12
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add6
+	VMULPS       Z12, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z12, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z12, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z12, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z12, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z12, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z12, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	VMULPS       Z12, Z7, Z7
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z12, Z8, Z8
+	VMOVUPS      Z8, (AX)
+	VMULPS       Z12, Z9, Z9
+	VMOVUPS      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z12, Z10, Z10
+	VMOVUPS      Z10, (AX)
+	VMULPS       Z12, Z11, Z11
+	VMOVUPS      Z11, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add6:
+	VMOVUPS     (AX), Z13
+	VFMADD231PS Z12, Z0, Z13
+	VMOVUPS     Z13, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z12, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z12, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z12, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z7, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z12, Z8, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z9, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z12, Z10, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z12, Z11, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+
+loop5:
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VBROADCASTSS (CX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSS (CX)(DX*1), Z12
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (CX)(DX*2), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (CX)(R9*1), Z12
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	VBROADCASTSS (R8), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop5
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z10
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add5
+	VMULPS       Z10, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z10, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z10, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z10, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z10, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z10, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z10, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	VMULPS       Z10, Z7, Z7
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z10, Z8, Z8
+	VMOVUPS      Z8, (AX)
+	VMULPS       Z10, Z9, Z9
+	VMOVUPS      Z9, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add5:
+	VMOVUPS     (AX), Z11
+	VFMADD231PS Z10, Z0, Z11
+	VMOVUPS     Z11, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z10, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z10, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z10, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z10, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z10, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z10, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z10, Z7, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z10, Z8, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z10, Z9, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop4:
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	VBROADCASTSS (CX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSS (CX)(DX*1), Z10
+	VFMADD231PS  Z8, Z10, Z2
+	VFMADD231PS  Z9, Z10, Z3
+	VBROADCASTSS (CX)(DX*2), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSS (CX)(R8*1), Z10
+	VFMADD231PS  Z8, Z10, Z6
+	VFMADD231PS  Z9, Z10, Z7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPS       Z8, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z8, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z8, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z8, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z8, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	VMULPS       Z8, Z7, Z7
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPS     (AX), Z9
+	VFMADD231PS Z8, Z0, Z9
+	VMOVUPS     Z9, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z8, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z8, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z8, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z8, Z6, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z8, Z7, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+loop3:
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSS (CX)(DX*1), Z8
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	VBROADCASTSS (CX)(DX*2), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPS       Z6, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z6, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z6, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z6, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPS     (AX), Z7
+	VFMADD231PS Z6, Z0, Z7
+	VMOVUPS     Z7, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z6, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z6, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z6, Z4, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z6, Z5, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop2:
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VBROADCASTSS (CX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (CX)(DX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPS       Z4, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z4, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, (AX)
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPS     (AX), Z5
+	VFMADD231PS Z4, Z0, Z5
+	VMOVUPS     Z5, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z4, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Z0
+	VFMADD231PS Z4, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z4, Z3, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x02, DX
+	SHLQ   $0x02, BX
+	SHLQ   $0x02, DI
+	LEAQ   (DX)(DX*2), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop1:
+	VMOVUPS      (SI), Z2
+	VMOVUPS      64(SI), Z3
+	VBROADCASTSS (CX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Z2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPS       Z2, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	VMULPS       Z2, Z1, Z1
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPS     (AX), Z3
+	VFMADD231PS Z2, Z0, Z3
+	VMOVUPS     Z3, (AX)
+	VMOVUPS     64(AX), Z0
+	VFMADD231PS Z2, Z1, Z0
+	VMOVUPS     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF32AVX512x3(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// Requires: AVX, AVX512F
+TEXT ·gemmF32AVX512x3(SB), NOSPLIT, $0-88
 	MOVQ   mr+0(FP), AX
 	CMPQ   AX, $0x01
 	JE     rows1
@@ -1165,9 +2707,557 @@ add1:
 	VZEROUPPER
 	RET
 
-// func gemmF32AVX2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// func gemmF32AVX2x1(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·gemmF32AVX2(SB), NOSPLIT, $0-88
+TEXT ·gemmF32AVX2x1(SB), NOSPLIT, $0-88
+	MOVQ  mr+0(FP), AX
+	CMPQ  AX, $0x01
+	JE    rows1
+	CMPQ  AX, $0x02
+	JE    rows2
+	CMPQ  AX, $0x03
+	JE    rows3
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+loop4:
+	VMOVUPS      (SI), Y4
+	VBROADCASTSS (CX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (CX)(DX*1), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS (CX)(DX*2), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS (CX)(R8*1), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y4, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPS     (AX), Y5
+	VFMADD231PS Y4, Y0, Y5
+	VMOVUPS     Y5, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y4, Y1, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y4, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y4, Y3, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+
+loop3:
+	VMOVUPS      (SI), Y3
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (CX)(DX*1), Y4
+	VFMADD231PS  Y3, Y4, Y1
+	VBROADCASTSS (CX)(DX*2), Y4
+	VFMADD231PS  Y3, Y4, Y2
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y3
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPS       Y3, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPS     (AX), Y4
+	VFMADD231PS Y3, Y0, Y4
+	VMOVUPS     Y4, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y3, Y1, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y3, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+loop2:
+	VMOVUPS      (SI), Y2
+	VBROADCASTSS (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VBROADCASTSS (CX)(DX*1), Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPS     (AX), Y3
+	VFMADD231PS Y2, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y2, Y1, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), DX
+	VPXOR Y0, Y0, Y0
+
+loop1:
+	VMOVUPS      (SI), Y1
+	VBROADCASTSS (CX), Y2
+	VFMADD231PS  Y1, Y2, Y0
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y1
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPS     (AX), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF32AVX2x2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmF32AVX2x2(SB), NOSPLIT, $0-88
+	MOVQ  mr+0(FP), AX
+	CMPQ  AX, $0x01
+	JE    rows1
+	CMPQ  AX, $0x02
+	JE    rows2
+	CMPQ  AX, $0x03
+	JE    rows3
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+loop4:
+	VMOVUPS      (SI), Y8
+	VMOVUPS      32(SI), Y9
+	VBROADCASTSS (CX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (CX)(DX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (CX)(DX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (CX)(R8*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y8, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMULPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y8, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	VMULPS       Y8, Y5, Y5
+	VMOVUPS      Y5, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y8, Y6, Y6
+	VMOVUPS      Y6, (AX)
+	VMULPS       Y8, Y7, Y7
+	VMOVUPS      Y7, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPS     (AX), Y9
+	VFMADD231PS Y8, Y0, Y9
+	VMOVUPS     Y9, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y8, Y1, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y8, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y8, Y3, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y8, Y4, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y8, Y5, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y8, Y6, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y8, Y7, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+
+loop3:
+	VMOVUPS      (SI), Y6
+	VMOVUPS      32(SI), Y7
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (CX)(DX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (CX)(DX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPS       Y6, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y6, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y6, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMULPS       Y6, Y3, Y3
+	VMOVUPS      Y3, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y6, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	VMULPS       Y6, Y5, Y5
+	VMOVUPS      Y5, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPS     (AX), Y7
+	VFMADD231PS Y6, Y0, Y7
+	VMOVUPS     Y7, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y6, Y1, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y6, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y6, Y3, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y6, Y4, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y6, Y5, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+loop2:
+	VMOVUPS      (SI), Y4
+	VMOVUPS      32(SI), Y5
+	VBROADCASTSS (CX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (CX)(DX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y4, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPS     (AX), Y5
+	VFMADD231PS Y4, Y0, Y5
+	VMOVUPS     Y5, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y4, Y1, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPS     (AX), Y0
+	VFMADD231PS Y4, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y4, Y3, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x02, DX
+	SHLQ  $0x02, BX
+	SHLQ  $0x02, DI
+	LEAQ  (DX)(DX*2), DX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+loop1:
+	VMOVUPS      (SI), Y2
+	VMOVUPS      32(SI), Y3
+	VBROADCASTSS (CX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x02, CX
+	VBROADCASTSS alpha+72(FP), Y2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPS     (AX), Y3
+	VFMADD231PS Y2, Y0, Y3
+	VMOVUPS     Y3, (AX)
+	VMOVUPS     32(AX), Y0
+	VFMADD231PS Y2, Y1, Y0
+	VMOVUPS     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF32AVX2x3(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmF32AVX2x3(SB), NOSPLIT, $0-88
 	MOVQ  mr+0(FP), AX
 	CMPQ  AX, $0x01
 	JE    rows1
@@ -1550,9 +3640,1551 @@ add1:
 	VZEROUPPER
 	RET
 
-// func gemmF64AVX512(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// func gemmF64AVX512x1(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
 // Requires: AVX, AVX512F
-TEXT ·gemmF64AVX512(SB), NOSPLIT, $0-88
+TEXT ·gemmF64AVX512x1(SB), NOSPLIT, $0-88
+	MOVQ   mr+0(FP), AX
+	CMPQ   AX, $0x01
+	JE     rows1
+	CMPQ   AX, $0x02
+	JE     rows2
+	CMPQ   AX, $0x03
+	JE     rows3
+	CMPQ   AX, $0x04
+	JE     rows4
+	CMPQ   AX, $0x05
+	JE     rows5
+	CMPQ   AX, $0x06
+	JE     rows6
+	CMPQ   AX, $0x07
+	JE     rows7
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop8:
+	VMOVUPD      (SI), Z8
+	VBROADCASTSD (CX), Z9
+	VFMADD231PD  Z8, Z9, Z0
+	VBROADCASTSD (CX)(DX*1), Z9
+	VFMADD231PD  Z8, Z9, Z1
+	VBROADCASTSD (CX)(DX*2), Z9
+	VFMADD231PD  Z8, Z9, Z2
+	VBROADCASTSD (CX)(R9*1), Z9
+	VFMADD231PD  Z8, Z9, Z3
+	VBROADCASTSD (R8), Z9
+	VFMADD231PD  Z8, Z9, Z4
+	VBROADCASTSD (R8)(DX*1), Z9
+	VFMADD231PD  Z8, Z9, Z5
+	VBROADCASTSD (R8)(DX*2), Z9
+	VFMADD231PD  Z8, Z9, Z6
+	VBROADCASTSD (R8)(R9*1), Z9
+	VFMADD231PD  Z8, Z9, Z7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop8
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add8
+	VMULPD       Z8, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z5, Z5
+	VMOVUPD      Z5, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z7, Z7
+	VMOVUPD      Z7, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add8:
+	VMOVUPD     (AX), Z9
+	VFMADD231PD Z8, Z0, Z9
+	VMOVUPD     Z9, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z3, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z5, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z7, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+
+loop7:
+	VMOVUPD      (SI), Z7
+	VBROADCASTSD (CX), Z8
+	VFMADD231PD  Z7, Z8, Z0
+	VBROADCASTSD (CX)(DX*1), Z8
+	VFMADD231PD  Z7, Z8, Z1
+	VBROADCASTSD (CX)(DX*2), Z8
+	VFMADD231PD  Z7, Z8, Z2
+	VBROADCASTSD (CX)(R9*1), Z8
+	VFMADD231PD  Z7, Z8, Z3
+	VBROADCASTSD (R8), Z8
+	VFMADD231PD  Z7, Z8, Z4
+	VBROADCASTSD (R8)(DX*1), Z8
+	VFMADD231PD  Z7, Z8, Z5
+	VBROADCASTSD (R8)(DX*2), Z8
+	VFMADD231PD  Z7, Z8, Z6
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop7
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z7
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add7
+	VMULPD       Z7, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z5, Z5
+	VMOVUPD      Z5, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z7, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add7:
+	VMOVUPD     (AX), Z8
+	VFMADD231PD Z7, Z0, Z8
+	VMOVUPD     Z8, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z3, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z5, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z7, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+loop6:
+	VMOVUPD      (SI), Z6
+	VBROADCASTSD (CX), Z7
+	VFMADD231PD  Z6, Z7, Z0
+	VBROADCASTSD (CX)(DX*1), Z7
+	VFMADD231PD  Z6, Z7, Z1
+	VBROADCASTSD (CX)(DX*2), Z7
+	VFMADD231PD  Z6, Z7, Z2
+	VBROADCASTSD (CX)(R9*1), Z7
+	VFMADD231PD  Z6, Z7, Z3
+	VBROADCASTSD (R8), Z7
+	VFMADD231PD  Z6, Z7, Z4
+	VBROADCASTSD (R8)(DX*1), Z7
+	VFMADD231PD  Z6, Z7, Z5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop6
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add6
+	VMULPD       Z6, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z5, Z5
+	VMOVUPD      Z5, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add6:
+	VMOVUPD     (AX), Z7
+	VFMADD231PD Z6, Z0, Z7
+	VMOVUPD     Z7, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z3, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z5, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+
+loop5:
+	VMOVUPD      (SI), Z5
+	VBROADCASTSD (CX), Z6
+	VFMADD231PD  Z5, Z6, Z0
+	VBROADCASTSD (CX)(DX*1), Z6
+	VFMADD231PD  Z5, Z6, Z1
+	VBROADCASTSD (CX)(DX*2), Z6
+	VFMADD231PD  Z5, Z6, Z2
+	VBROADCASTSD (CX)(R9*1), Z6
+	VFMADD231PD  Z5, Z6, Z3
+	VBROADCASTSD (R8), Z6
+	VFMADD231PD  Z5, Z6, Z4
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop5
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z5
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add5
+	VMULPD       Z5, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z5, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z5, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z5, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z5, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add5:
+	VMOVUPD     (AX), Z6
+	VFMADD231PD Z5, Z0, Z6
+	VMOVUPD     Z6, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z5, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z5, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z5, Z3, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z5, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop4:
+	VMOVUPD      (SI), Z4
+	VBROADCASTSD (CX), Z5
+	VFMADD231PD  Z4, Z5, Z0
+	VBROADCASTSD (CX)(DX*1), Z5
+	VFMADD231PD  Z4, Z5, Z1
+	VBROADCASTSD (CX)(DX*2), Z5
+	VFMADD231PD  Z4, Z5, Z2
+	VBROADCASTSD (CX)(R8*1), Z5
+	VFMADD231PD  Z4, Z5, Z3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPD       Z4, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z4, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z4, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z4, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPD     (AX), Z5
+	VFMADD231PD Z4, Z0, Z5
+	VMOVUPD     Z5, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z4, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z4, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z4, Z3, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+
+loop3:
+	VMOVUPD      (SI), Z3
+	VBROADCASTSD (CX), Z4
+	VFMADD231PD  Z3, Z4, Z0
+	VBROADCASTSD (CX)(DX*1), Z4
+	VFMADD231PD  Z3, Z4, Z1
+	VBROADCASTSD (CX)(DX*2), Z4
+	VFMADD231PD  Z3, Z4, Z2
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z3
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPD       Z3, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z3, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z3, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPD     (AX), Z4
+	VFMADD231PD Z3, Z0, Z4
+	VMOVUPD     Z4, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z3, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z3, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop2:
+	VMOVUPD      (SI), Z2
+	VBROADCASTSD (CX), Z3
+	VFMADD231PD  Z2, Z3, Z0
+	VBROADCASTSD (CX)(DX*1), Z3
+	VFMADD231PD  Z2, Z3, Z1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPD       Z2, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Z2, Z1, Z1
+	VMOVUPD      Z1, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPD     (AX), Z3
+	VFMADD231PD Z2, Z0, Z3
+	VMOVUPD     Z3, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z2, Z1, Z0
+	VMOVUPD     Z0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), DX
+	VPXORD Z0, Z0, Z0
+
+loop1:
+	VMOVUPD      (SI), Z1
+	VBROADCASTSD (CX), Z2
+	VFMADD231PD  Z1, Z2, Z0
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z1
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPD       Z1, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPD     (AX), Z2
+	VFMADD231PD Z1, Z0, Z2
+	VMOVUPD     Z2, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF64AVX512x2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// Requires: AVX, AVX512F
+TEXT ·gemmF64AVX512x2(SB), NOSPLIT, $0-88
+	MOVQ   mr+0(FP), AX
+	CMPQ   AX, $0x01
+	JE     rows1
+	CMPQ   AX, $0x02
+	JE     rows2
+	CMPQ   AX, $0x03
+	JE     rows3
+	CMPQ   AX, $0x04
+	JE     rows4
+	CMPQ   AX, $0x05
+	JE     rows5
+	CMPQ   AX, $0x06
+	JE     rows6
+	CMPQ   AX, $0x07
+	JE     rows7
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+loop8:
+	VMOVUPD      (SI), Z16
+	VMOVUPD      64(SI), Z17
+	VBROADCASTSD (CX), Z18
+	VFMADD231PD  Z16, Z18, Z0
+	VFMADD231PD  Z17, Z18, Z1
+	VBROADCASTSD (CX)(DX*1), Z18
+	VFMADD231PD  Z16, Z18, Z2
+	VFMADD231PD  Z17, Z18, Z3
+	VBROADCASTSD (CX)(DX*2), Z18
+	VFMADD231PD  Z16, Z18, Z4
+	VFMADD231PD  Z17, Z18, Z5
+	VBROADCASTSD (CX)(R9*1), Z18
+	VFMADD231PD  Z16, Z18, Z6
+	VFMADD231PD  Z17, Z18, Z7
+	VBROADCASTSD (R8), Z18
+	VFMADD231PD  Z16, Z18, Z8
+	VFMADD231PD  Z17, Z18, Z9
+	VBROADCASTSD (R8)(DX*1), Z18
+	VFMADD231PD  Z16, Z18, Z10
+	VFMADD231PD  Z17, Z18, Z11
+	VBROADCASTSD (R8)(DX*2), Z18
+	VFMADD231PD  Z16, Z18, Z12
+	VFMADD231PD  Z17, Z18, Z13
+	VBROADCASTSD (R8)(R9*1), Z18
+	VFMADD231PD  Z16, Z18, Z14
+	VFMADD231PD  Z17, Z18, Z15
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop8
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z16
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add8
+	VMULPD       Z16, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z16, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z16, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z16, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	VMULPD       Z16, Z7, Z7
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z8, Z8
+	VMOVUPD      Z8, (AX)
+	VMULPD       Z16, Z9, Z9
+	VMOVUPD      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z10, Z10
+	VMOVUPD      Z10, (AX)
+	VMULPD       Z16, Z11, Z11
+	VMOVUPD      Z11, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z12, Z12
+	VMOVUPD      Z12, (AX)
+	VMULPD       Z16, Z13, Z13
+	VMOVUPD      Z13, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z16, Z14, Z14
+	VMOVUPD      Z14, (AX)
+	VMULPD       Z16, Z15, Z15
+	VMOVUPD      Z15, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add8:
+	VMOVUPD     (AX), Z17
+	VFMADD231PD Z16, Z0, Z17
+	VMOVUPD     Z17, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z7, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z8, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z9, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z10, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z11, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z12, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z13, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z16, Z14, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z16, Z15, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+
+loop7:
+	VMOVUPD      (SI), Z14
+	VMOVUPD      64(SI), Z15
+	VBROADCASTSD (CX), Z16
+	VFMADD231PD  Z14, Z16, Z0
+	VFMADD231PD  Z15, Z16, Z1
+	VBROADCASTSD (CX)(DX*1), Z16
+	VFMADD231PD  Z14, Z16, Z2
+	VFMADD231PD  Z15, Z16, Z3
+	VBROADCASTSD (CX)(DX*2), Z16
+	VFMADD231PD  Z14, Z16, Z4
+	VFMADD231PD  Z15, Z16, Z5
+	VBROADCASTSD (CX)(R9*1), Z16
+	VFMADD231PD  Z14, Z16, Z6
+	VFMADD231PD  Z15, Z16, Z7
+	VBROADCASTSD (R8), Z16
+	VFMADD231PD  Z14, Z16, Z8
+	VFMADD231PD  Z15, Z16, Z9
+	VBROADCASTSD (R8)(DX*1), Z16
+	VFMADD231PD  Z14, Z16, Z10
+	VFMADD231PD  Z15, Z16, Z11
+	VBROADCASTSD (R8)(DX*2), Z16
+	VFMADD231PD  Z14, Z16, Z12
+	VFMADD231PD  Z15, Z16, Z13
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop7
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z14
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add7
+	VMULPD       Z14, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z14, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z14, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z14, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	VMULPD       Z14, Z7, Z7
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z8, Z8
+	VMOVUPD      Z8, (AX)
+	VMULPD       Z14, Z9, Z9
+	VMOVUPD      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z10, Z10
+	VMOVUPD      Z10, (AX)
+	VMULPD       Z14, Z11, Z11
+	VMOVUPD      Z11, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z14, Z12, Z12
+	VMOVUPD      Z12, (AX)
+	VMULPD       Z14, Z13, Z13
+	VMOVUPD      Z13, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add7:
+	VMOVUPD     (AX), Z15
+	VFMADD231PD Z14, Z0, Z15
+	VMOVUPD     Z15, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z7, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z8, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z9, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z10, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z11, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z14, Z12, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z14, Z13, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+loop6:
+	VMOVUPD      (SI), Z12
+	VMOVUPD      64(SI), Z13
+	VBROADCASTSD (CX), Z14
+	VFMADD231PD  Z12, Z14, Z0
+	VFMADD231PD  Z13, Z14, Z1
+	VBROADCASTSD (CX)(DX*1), Z14
+	VFMADD231PD  Z12, Z14, Z2
+	VFMADD231PD  Z13, Z14, Z3
+	VBROADCASTSD (CX)(DX*2), Z14
+	VFMADD231PD  Z12, Z14, Z4
+	VFMADD231PD  Z13, Z14, Z5
+	VBROADCASTSD (CX)(R9*1), Z14
+	VFMADD231PD  Z12, Z14, Z6
+	VFMADD231PD  Z13, Z14, Z7
+	VBROADCASTSD (R8), Z14
+	VFMADD231PD  Z12, Z14, Z8
+	VFMADD231PD  Z13, Z14, Z9
+	VBROADCASTSD (R8)(DX*1), Z14
+	VFMADD231PD  Z12, Z14, Z10
+	VFMADD231PD  Z13, Z14, Z11
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop6
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z12
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add6
+	VMULPD       Z12, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z12, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z12, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z12, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z12, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z12, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z12, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	VMULPD       Z12, Z7, Z7
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z12, Z8, Z8
+	VMOVUPD      Z8, (AX)
+	VMULPD       Z12, Z9, Z9
+	VMOVUPD      Z9, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z12, Z10, Z10
+	VMOVUPD      Z10, (AX)
+	VMULPD       Z12, Z11, Z11
+	VMOVUPD      Z11, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add6:
+	VMOVUPD     (AX), Z13
+	VFMADD231PD Z12, Z0, Z13
+	VMOVUPD     Z13, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z12, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z12, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z12, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z7, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z12, Z8, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z9, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z12, Z10, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z12, Z11, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R9
+	LEAQ   (CX)(DX*4), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+
+loop5:
+	VMOVUPD      (SI), Z10
+	VMOVUPD      64(SI), Z11
+	VBROADCASTSD (CX), Z12
+	VFMADD231PD  Z10, Z12, Z0
+	VFMADD231PD  Z11, Z12, Z1
+	VBROADCASTSD (CX)(DX*1), Z12
+	VFMADD231PD  Z10, Z12, Z2
+	VFMADD231PD  Z11, Z12, Z3
+	VBROADCASTSD (CX)(DX*2), Z12
+	VFMADD231PD  Z10, Z12, Z4
+	VFMADD231PD  Z11, Z12, Z5
+	VBROADCASTSD (CX)(R9*1), Z12
+	VFMADD231PD  Z10, Z12, Z6
+	VFMADD231PD  Z11, Z12, Z7
+	VBROADCASTSD (R8), Z12
+	VFMADD231PD  Z10, Z12, Z8
+	VFMADD231PD  Z11, Z12, Z9
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	ADDQ         BX, R8
+	DECQ         AX
+	JNZ          loop5
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z10
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add5
+	VMULPD       Z10, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z10, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z10, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z10, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z10, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z10, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z10, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	VMULPD       Z10, Z7, Z7
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z10, Z8, Z8
+	VMOVUPD      Z8, (AX)
+	VMULPD       Z10, Z9, Z9
+	VMOVUPD      Z9, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add5:
+	VMOVUPD     (AX), Z11
+	VFMADD231PD Z10, Z0, Z11
+	VMOVUPD     Z11, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z10, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z10, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z10, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z10, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z10, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z10, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z10, Z7, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z10, Z8, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z10, Z9, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+loop4:
+	VMOVUPD      (SI), Z8
+	VMOVUPD      64(SI), Z9
+	VBROADCASTSD (CX), Z10
+	VFMADD231PD  Z8, Z10, Z0
+	VFMADD231PD  Z9, Z10, Z1
+	VBROADCASTSD (CX)(DX*1), Z10
+	VFMADD231PD  Z8, Z10, Z2
+	VFMADD231PD  Z9, Z10, Z3
+	VBROADCASTSD (CX)(DX*2), Z10
+	VFMADD231PD  Z8, Z10, Z4
+	VFMADD231PD  Z9, Z10, Z5
+	VBROADCASTSD (CX)(R8*1), Z10
+	VFMADD231PD  Z8, Z10, Z6
+	VFMADD231PD  Z9, Z10, Z7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPD       Z8, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z8, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z8, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z8, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z8, Z6, Z6
+	VMOVUPD      Z6, (AX)
+	VMULPD       Z8, Z7, Z7
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPD     (AX), Z9
+	VFMADD231PD Z8, Z0, Z9
+	VMOVUPD     Z9, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z8, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z8, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z8, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z8, Z6, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z8, Z7, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+loop3:
+	VMOVUPD      (SI), Z6
+	VMOVUPD      64(SI), Z7
+	VBROADCASTSD (CX), Z8
+	VFMADD231PD  Z6, Z8, Z0
+	VFMADD231PD  Z7, Z8, Z1
+	VBROADCASTSD (CX)(DX*1), Z8
+	VFMADD231PD  Z6, Z8, Z2
+	VFMADD231PD  Z7, Z8, Z3
+	VBROADCASTSD (CX)(DX*2), Z8
+	VFMADD231PD  Z6, Z8, Z4
+	VFMADD231PD  Z7, Z8, Z5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPD       Z6, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z6, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z6, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z6, Z4, Z4
+	VMOVUPD      Z4, (AX)
+	VMULPD       Z6, Z5, Z5
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPD     (AX), Z7
+	VFMADD231PD Z6, Z0, Z7
+	VMOVUPD     Z7, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z6, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z6, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z6, Z4, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z6, Z5, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), R8
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+loop2:
+	VMOVUPD      (SI), Z4
+	VMOVUPD      64(SI), Z5
+	VBROADCASTSD (CX), Z6
+	VFMADD231PD  Z4, Z6, Z0
+	VFMADD231PD  Z5, Z6, Z1
+	VBROADCASTSD (CX)(DX*1), Z6
+	VFMADD231PD  Z4, Z6, Z2
+	VFMADD231PD  Z5, Z6, Z3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPD       Z4, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z4, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VMULPD       Z4, Z2, Z2
+	VMOVUPD      Z2, (AX)
+	VMULPD       Z4, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPD     (AX), Z5
+	VFMADD231PD Z4, Z0, Z5
+	VMOVUPD     Z5, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z4, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Z0
+	VFMADD231PD Z4, Z2, Z0
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z4, Z3, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ   k+8(FP), AX
+	MOVQ   a+16(FP), CX
+	MOVQ   ars+24(FP), DX
+	MOVQ   acs+32(FP), BX
+	MOVQ   b+40(FP), SI
+	MOVQ   bs+48(FP), DI
+	SHLQ   $0x03, DX
+	SHLQ   $0x03, BX
+	SHLQ   $0x03, DI
+	LEAQ   (DX)(DX*2), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+loop1:
+	VMOVUPD      (SI), Z2
+	VMOVUPD      64(SI), Z3
+	VBROADCASTSD (CX), Z4
+	VFMADD231PD  Z2, Z4, Z0
+	VFMADD231PD  Z3, Z4, Z1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Z2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPD       Z2, Z0, Z0
+	VMOVUPD      Z0, (AX)
+	VMULPD       Z2, Z1, Z1
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPD     (AX), Z3
+	VFMADD231PD Z2, Z0, Z3
+	VMOVUPD     Z3, (AX)
+	VMOVUPD     64(AX), Z0
+	VFMADD231PD Z2, Z1, Z0
+	VMOVUPD     Z0, 64(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF64AVX512x3(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// Requires: AVX, AVX512F
+TEXT ·gemmF64AVX512x3(SB), NOSPLIT, $0-88
 	MOVQ   mr+0(FP), AX
 	CMPQ   AX, $0x01
 	JE     rows1
@@ -2711,9 +6343,557 @@ add1:
 	VZEROUPPER
 	RET
 
-// func gemmF64AVX2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// func gemmF64AVX2x1(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·gemmF64AVX2(SB), NOSPLIT, $0-88
+TEXT ·gemmF64AVX2x1(SB), NOSPLIT, $0-88
+	MOVQ  mr+0(FP), AX
+	CMPQ  AX, $0x01
+	JE    rows1
+	CMPQ  AX, $0x02
+	JE    rows2
+	CMPQ  AX, $0x03
+	JE    rows3
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+loop4:
+	VMOVUPD      (SI), Y4
+	VBROADCASTSD (CX), Y5
+	VFMADD231PD  Y4, Y5, Y0
+	VBROADCASTSD (CX)(DX*1), Y5
+	VFMADD231PD  Y4, Y5, Y1
+	VBROADCASTSD (CX)(DX*2), Y5
+	VFMADD231PD  Y4, Y5, Y2
+	VBROADCASTSD (CX)(R8*1), Y5
+	VFMADD231PD  Y4, Y5, Y3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPD       Y4, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y4, Y1, Y1
+	VMOVUPD      Y1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y4, Y2, Y2
+	VMOVUPD      Y2, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y4, Y3, Y3
+	VMOVUPD      Y3, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPD     (AX), Y5
+	VFMADD231PD Y4, Y0, Y5
+	VMOVUPD     Y5, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y4, Y1, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y4, Y2, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y4, Y3, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+
+loop3:
+	VMOVUPD      (SI), Y3
+	VBROADCASTSD (CX), Y4
+	VFMADD231PD  Y3, Y4, Y0
+	VBROADCASTSD (CX)(DX*1), Y4
+	VFMADD231PD  Y3, Y4, Y1
+	VBROADCASTSD (CX)(DX*2), Y4
+	VFMADD231PD  Y3, Y4, Y2
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y3
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPD       Y3, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y3, Y1, Y1
+	VMOVUPD      Y1, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y3, Y2, Y2
+	VMOVUPD      Y2, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPD     (AX), Y4
+	VFMADD231PD Y3, Y0, Y4
+	VMOVUPD     Y4, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y3, Y1, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y3, Y2, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+loop2:
+	VMOVUPD      (SI), Y2
+	VBROADCASTSD (CX), Y3
+	VFMADD231PD  Y2, Y3, Y0
+	VBROADCASTSD (CX)(DX*1), Y3
+	VFMADD231PD  Y2, Y3, Y1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPD       Y2, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	ADDQ         CX, AX
+	VMULPD       Y2, Y1, Y1
+	VMOVUPD      Y1, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPD     (AX), Y3
+	VFMADD231PD Y2, Y0, Y3
+	VMOVUPD     Y3, (AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y2, Y1, Y0
+	VMOVUPD     Y0, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), DX
+	VPXOR Y0, Y0, Y0
+
+loop1:
+	VMOVUPD      (SI), Y1
+	VBROADCASTSD (CX), Y2
+	VFMADD231PD  Y1, Y2, Y0
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y1
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPD       Y1, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPD     (AX), Y2
+	VFMADD231PD Y1, Y0, Y2
+	VMOVUPD     Y2, (AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF64AVX2x2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmF64AVX2x2(SB), NOSPLIT, $0-88
+	MOVQ  mr+0(FP), AX
+	CMPQ  AX, $0x01
+	JE    rows1
+	CMPQ  AX, $0x02
+	JE    rows2
+	CMPQ  AX, $0x03
+	JE    rows3
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+loop4:
+	VMOVUPD      (SI), Y8
+	VMOVUPD      32(SI), Y9
+	VBROADCASTSD (CX), Y10
+	VFMADD231PD  Y8, Y10, Y0
+	VFMADD231PD  Y9, Y10, Y1
+	VBROADCASTSD (CX)(DX*1), Y10
+	VFMADD231PD  Y8, Y10, Y2
+	VFMADD231PD  Y9, Y10, Y3
+	VBROADCASTSD (CX)(DX*2), Y10
+	VFMADD231PD  Y8, Y10, Y4
+	VFMADD231PD  Y9, Y10, Y5
+	VBROADCASTSD (CX)(R8*1), Y10
+	VFMADD231PD  Y8, Y10, Y6
+	VFMADD231PD  Y9, Y10, Y7
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop4
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y8
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add4
+	VMULPD       Y8, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	VMULPD       Y8, Y1, Y1
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y8, Y2, Y2
+	VMOVUPD      Y2, (AX)
+	VMULPD       Y8, Y3, Y3
+	VMOVUPD      Y3, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y8, Y4, Y4
+	VMOVUPD      Y4, (AX)
+	VMULPD       Y8, Y5, Y5
+	VMOVUPD      Y5, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y8, Y6, Y6
+	VMOVUPD      Y6, (AX)
+	VMULPD       Y8, Y7, Y7
+	VMOVUPD      Y7, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add4:
+	VMOVUPD     (AX), Y9
+	VFMADD231PD Y8, Y0, Y9
+	VMOVUPD     Y9, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y8, Y1, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y8, Y2, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y8, Y3, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y8, Y4, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y8, Y5, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y8, Y6, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y8, Y7, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+
+loop3:
+	VMOVUPD      (SI), Y6
+	VMOVUPD      32(SI), Y7
+	VBROADCASTSD (CX), Y8
+	VFMADD231PD  Y6, Y8, Y0
+	VFMADD231PD  Y7, Y8, Y1
+	VBROADCASTSD (CX)(DX*1), Y8
+	VFMADD231PD  Y6, Y8, Y2
+	VFMADD231PD  Y7, Y8, Y3
+	VBROADCASTSD (CX)(DX*2), Y8
+	VFMADD231PD  Y6, Y8, Y4
+	VFMADD231PD  Y7, Y8, Y5
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop3
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y6
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add3
+	VMULPD       Y6, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	VMULPD       Y6, Y1, Y1
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y6, Y2, Y2
+	VMOVUPD      Y2, (AX)
+	VMULPD       Y6, Y3, Y3
+	VMOVUPD      Y3, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y6, Y4, Y4
+	VMOVUPD      Y4, (AX)
+	VMULPD       Y6, Y5, Y5
+	VMOVUPD      Y5, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add3:
+	VMOVUPD     (AX), Y7
+	VFMADD231PD Y6, Y0, Y7
+	VMOVUPD     Y7, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y6, Y1, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y6, Y2, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y6, Y3, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y6, Y4, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y6, Y5, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), R8
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+loop2:
+	VMOVUPD      (SI), Y4
+	VMOVUPD      32(SI), Y5
+	VBROADCASTSD (CX), Y6
+	VFMADD231PD  Y4, Y6, Y0
+	VFMADD231PD  Y5, Y6, Y1
+	VBROADCASTSD (CX)(DX*1), Y6
+	VFMADD231PD  Y4, Y6, Y2
+	VFMADD231PD  Y5, Y6, Y3
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop2
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y4
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add2
+	VMULPD       Y4, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	VMULPD       Y4, Y1, Y1
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         CX, AX
+	VMULPD       Y4, Y2, Y2
+	VMOVUPD      Y2, (AX)
+	VMULPD       Y4, Y3, Y3
+	VMOVUPD      Y3, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add2:
+	VMOVUPD     (AX), Y5
+	VFMADD231PD Y4, Y0, Y5
+	VMOVUPD     Y5, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y4, Y1, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VMOVUPD     (AX), Y0
+	VFMADD231PD Y4, Y2, Y0
+	VMOVUPD     Y0, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y4, Y3, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+rows1:
+	MOVQ  k+8(FP), AX
+	MOVQ  a+16(FP), CX
+	MOVQ  ars+24(FP), DX
+	MOVQ  acs+32(FP), BX
+	MOVQ  b+40(FP), SI
+	MOVQ  bs+48(FP), DI
+	SHLQ  $0x03, DX
+	SHLQ  $0x03, BX
+	SHLQ  $0x03, DI
+	LEAQ  (DX)(DX*2), DX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+loop1:
+	VMOVUPD      (SI), Y2
+	VMOVUPD      32(SI), Y3
+	VBROADCASTSD (CX), Y4
+	VFMADD231PD  Y2, Y4, Y0
+	VFMADD231PD  Y3, Y4, Y1
+	ADDQ         DI, SI
+	ADDQ         BX, CX
+	DECQ         AX
+	JNZ          loop1
+	MOVQ         c+56(FP), AX
+	MOVQ         ldc+64(FP), CX
+	SHLQ         $0x03, CX
+	VBROADCASTSD alpha+72(FP), Y2
+	MOVQ         accumulate+80(FP), DX
+	TESTQ        DX, DX
+	JNZ          add1
+	VMULPD       Y2, Y0, Y0
+	VMOVUPD      Y0, (AX)
+	VMULPD       Y2, Y1, Y1
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         CX, AX
+	VZEROUPPER
+	RET
+
+add1:
+	VMOVUPD     (AX), Y3
+	VFMADD231PD Y2, Y0, Y3
+	VMOVUPD     Y3, (AX)
+	VMOVUPD     32(AX), Y0
+	VFMADD231PD Y2, Y1, Y0
+	VMOVUPD     Y0, 32(AX)
+	ADDQ        CX, AX
+	VZEROUPPER
+	RET
+
+// func gemmF64AVX2x3(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmF64AVX2x3(SB), NOSPLIT, $0-88
 	MOVQ  mr+0(FP), AX
 	CMPQ  AX, $0x01
 	JE    rows1

@@ -4,29 +4,77 @@
 
 package linalg
 
-// gemmF32AVX512: mr in 1..8 rows by 48 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// gemmF32AVX512x1: mr in 1..8 rows by 16 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
 // at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
 //
 //go:noescape
-func gemmF32AVX512(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+func gemmF32AVX512x1(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
 
-// gemmF32AVX2: mr in 1..4 rows by 24 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// gemmF32AVX512x2: mr in 1..8 rows by 32 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
 // at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
 //
 //go:noescape
-func gemmF32AVX2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+func gemmF32AVX512x2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
 
-// gemmF64AVX512: mr in 1..8 rows by 24 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// gemmF32AVX512x3: mr in 1..8 rows by 48 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
 // at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
 //
 //go:noescape
-func gemmF64AVX512(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+func gemmF32AVX512x3(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
 
-// gemmF64AVX2: mr in 1..4 rows by 12 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// gemmF32AVX2x1: mr in 1..4 rows by 8 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
 // at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
 //
 //go:noescape
-func gemmF64AVX2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+func gemmF32AVX2x1(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+
+// gemmF32AVX2x2: mr in 1..4 rows by 16 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF32AVX2x2(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+
+// gemmF32AVX2x3: mr in 1..4 rows by 24 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF32AVX2x3(mr int, k int, a *float32, ars int, acs int, b *float32, bs int, c *float32, ldc int, alpha float32, accumulate int)
+
+// gemmF64AVX512x1: mr in 1..8 rows by 8 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX512x1(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+
+// gemmF64AVX512x2: mr in 1..8 rows by 16 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX512x2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+
+// gemmF64AVX512x3: mr in 1..8 rows by 24 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX512x3(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+
+// gemmF64AVX2x1: mr in 1..4 rows by 4 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX2x1(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+
+// gemmF64AVX2x2: mr in 1..4 rows by 8 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX2x2(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
+
+// gemmF64AVX2x3: mr in 1..4 rows by 12 columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]
+// at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.
+//
+//go:noescape
+func gemmF64AVX2x3(mr int, k int, a *float64, ars int, acs int, b *float64, bs int, c *float64, ldc int, alpha float64, accumulate int)
 
 // transpose8AVX: dst[p*ldd+i] = src[i*lds+p] for i < 8 and p < 8*blocks, blocks >= 1.
 //

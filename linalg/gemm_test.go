@@ -69,7 +69,7 @@ func (g gemmCase) reference(a []float32, lda int, b []float32, ldb int, c []floa
 
 func gemmCases() []gemmCase {
 	var out []gemmCase
-	sizes := []int{1, 7, 8, 33, 50, 97}
+	sizes := []int{1, 7, 8, 16, 33, 50, 97}
 	i := 0
 	for _, m := range sizes {
 		for _, n := range sizes {
@@ -148,7 +148,7 @@ func TestGemm(t *testing.T) {
 func TestGemmPacked(t *testing.T) {
 	eachISA(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for _, d := range [][3]int{{1, 1, 1}, {7, 33, 50}, {33, 100, 300}, {9, 1000, 257}, {130, 49, 1}, {5, 48, 0}} {
+		for _, d := range [][3]int{{1, 1, 1}, {7, 33, 50}, {33, 100, 300}, {9, 1000, 257}, {130, 49, 1}, {5, 48, 0}, {9, 16, 40}, {9, 64, 40}, {5, 8, 300}} {
 			m, n, k := d[0], d[1], d[2]
 			half := make([]uint16, n*k)
 			w := randomVector(rng, n*k)
@@ -192,7 +192,7 @@ func TestGemmPacked(t *testing.T) {
 func TestGemm64(t *testing.T) {
 	eachISA(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(5, 6))
-		for i, d := range [][3]int{{1, 1, 1}, {7, 33, 50}, {33, 100, 300}, {9, 600, 257}, {130, 23, 1}, {64, 64, 512}} {
+		for i, d := range [][3]int{{1, 1, 1}, {7, 33, 50}, {33, 100, 300}, {9, 600, 257}, {130, 23, 1}, {64, 64, 512}, {20, 8, 20}, {9, 5, 33}, {17, 16, 7}} {
 			m, n, k := d[0], d[1], d[2]
 			random := func(n int) []float64 {
 				x := make([]float64, n)

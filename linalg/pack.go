@@ -87,7 +87,7 @@ func (b *Packed) Bytes() int64 { return int64(4*len(b.f32) + 2*len(b.f16)) }
 // PackB packs op(B) [k, n]; with transB, b is [n, k] (a weight [out, in] of a Linear).
 func PackB(p *Pool, transB bool, n, k int, b []float32, ldb int) *Packed {
 	isa := ISA()
-	_, nr := tileSize[float32](isa)
+	_, nr := tileSize[float32](isa, n)
 	out := &Packed{isa: isa, K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
 	if k == 0 {
 		return out
@@ -106,7 +106,7 @@ func PackB(p *Pool, transB bool, n, k int, b []float32, ldb int) *Packed {
 // PackRows packs the transpose of a weight [n, k] that read decodes.
 func PackRows(p *Pool, n, k int, read RowReader) *Packed {
 	isa := ISA()
-	_, nr := tileSize[float32](isa)
+	_, nr := tileSize[float32](isa, n)
 	out := &Packed{isa: isa, K: k, N: n, nr: nr, f32: make([]float32, (n+nr-1)/nr*nr*k)}
 	if k == 0 {
 		return out
@@ -121,7 +121,7 @@ func PackRows(p *Pool, n, k int, read RowReader) *Packed {
 // is expanded as products read it.
 func PackF16(p *Pool, n, k int, w []uint16, ldw int) *Packed {
 	isa := ISA()
-	_, nr := tileSize[float32](isa)
+	_, nr := tileSize[float32](isa, n)
 	out := &Packed{isa: isa, K: k, N: n, nr: nr, f16: make([]uint16, (n+nr-1)/nr*nr*k)}
 	p.Run((n+nr-1)/nr, func(i int) {
 		dst := out.f16[i*nr*k : (i+1)*nr*k]

@@ -2,9 +2,9 @@
 
 package linalg
 
-func tileSize[T Float](InstructionSet) (mr, nr int) { return portableRows, portableCols }
+func tileSize[T Float](InstructionSet, int) (mr, nr int) { return portableRows, portableCols }
 
-func tile[T Float](_ InstructionSet, mr, k int, a []T, ars, acs int, b []T, bs int, c []T, ldc int, alpha T, accumulate bool) {
+func tile[T Float](_ InstructionSet, mr, _, k int, a []T, ars, acs int, b []T, bs int, c []T, ldc int, alpha T, accumulate bool) {
 	tilePortable(mr, k, a, ars, acs, b, bs, c, ldc, alpha, accumulate)
 }
 

@@ -1,13 +1,14 @@
 // Command gemm writes linalg/gemm_amd64.s: the matrix product micro-kernels.
 //
 // c[i,j] = (c[i,j] if accumulate) + alpha * sum over p of a[i,p]*b[p,j]
-// for i < mr and all j of a panel of three vectors; the sum is one chain of fused
+// for i < mr and all j of a panel of one to three vectors; the sum is one chain of fused
 // multiply-adds per element, in order of p, so that every kernel of every width
 // gives the same bits.
 //
 // Three vectors by 8 rows (AVX-512: 24 of 32 registers hold sums) or by 4 rows
 // (AVX2: 12 of 16): 11 loads for 24 FMAs, 7 for 12, so that neither load port
-// limits the FMA units, and batches of powers of two leave no ragged rows.
+// limits the FMA units, and batches of powers of two leave no ragged rows. Narrow panels
+// are for narrow matrices (attention heads).
 package main
 
 import (
@@ -25,17 +26,20 @@ type kernel struct {
 	vec    int // bytes of a vector
 	elem   int // bytes of an element
 	double bool
+	n      int // vectors of a panel
 }
 
 func main() {
 	ConstraintExpr("amd64")
 	for _, k := range []kernel{
-		{"gemmF32AVX512", 8, 64, 4, false},
-		{"gemmF32AVX2", 4, 32, 4, false},
-		{"gemmF64AVX512", 8, 64, 8, true},
-		{"gemmF64AVX2", 4, 32, 8, true},
+		{name: "gemmF32AVX512", mr: 8, vec: 64, elem: 4},
+		{name: "gemmF32AVX2", mr: 4, vec: 32, elem: 4},
+		{name: "gemmF64AVX512", mr: 8, vec: 64, elem: 8, double: true},
+		{name: "gemmF64AVX2", mr: 4, vec: 32, elem: 8, double: true},
 	} {
-		k.emit()
+		for k.n = 1; k.n <= 3; k.n++ {
+			k.emit()
+		}
 	}
 	transpose8()
 	Generate()
@@ -85,9 +89,10 @@ func (k kernel) emit() {
 	if k.double {
 		t = "float64"
 	}
+	k.name += fmt.Sprintf("x%d", k.n)
 	TEXT(k.name, NOSPLIT, fmt.Sprintf("func(mr, k int, a *%s, ars, acs int, b *%s, bs int, c *%s, ldc int, alpha %s, accumulate int)", t, t, t, t))
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%s: mr in 1..%d rows by %d columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]", k.name, k.mr, 3*k.vec/k.elem),
+	Doc(fmt.Sprintf("%s: mr in 1..%d rows by %d columns, k >= 1. a[i,p] is at a + i*ars + p*acs, b[p,j]", k.name, k.mr, k.n*k.vec/k.elem),
 		"at b + p*bs + j, c[i,j] at c + i*ldc + j, all in elements.")
 	mr := Load(Param("mr"), GP64())
 	for n := 1; n < k.mr; n++ {
@@ -138,8 +143,9 @@ func (k kernel) tile(n int) {
 		}
 		return Mem{Base: base}
 	}
-	acc := make([][3]VecVirtual, n)
+	acc := make([][]VecVirtual, n)
 	for i := range acc {
+		acc[i] = make([]VecVirtual, k.n)
 		for v := range acc[i] {
 			acc[i][v] = k.reg()
 			if k.vec == 64 {
@@ -150,7 +156,7 @@ func (k kernel) tile(n int) {
 		}
 	}
 	Label(label("loop"))
-	bv := [3]VecVirtual{}
+	bv := make([]VecVirtual, k.n)
 	for v := range bv {
 		bv[v] = k.reg()
 		k.load(Mem{Base: b, Disp: v * k.vec}, bv[v])
