@@ -13,14 +13,14 @@ import (
 // Limits on what a GGUF header may hold. Every count is also checked against the
 // bytes that are left, so that memory stays within a small multiple of the file.
 const (
-	maxTensors   = 1 << 17
-	maxKeys      = 1 << 16
-	maxKeyBytes  = 1 << 16
-	maxNameBytes = 1 << 10
-	maxString    = 16 << 20
-	maxArray     = 1 << 26
-	maxStrings   = 1 << 22
-	maxAlignment = 1 << 20
+	maxTensors       = 1 << 17
+	ggufMaxKeys      = 1 << 16
+	ggufMaxKeyBytes  = 1 << 16
+	ggufMaxNameBytes = 1 << 10
+	ggufMaxString    = 16 << 20
+	ggufMaxArray     = 1 << 26
+	ggufMaxStrings   = 1 << 22
+	ggufMaxAlignment = 1 << 20
 )
 
 // GGUF value types (ggml's gguf.h).
@@ -154,7 +154,7 @@ func readGGUF(src *source) (*ggufFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	nk, err := g.count("number of keys", maxKeys, 13)
+	nk, err := g.count("number of keys", ggufMaxKeys, 13)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func readGGUF(src *source) (*ggufFile, error) {
 
 func (f *ggufFile) readKey(g *ggufReader) error {
 	at := g.pos
-	key, err := g.str("length of a key", maxKeyBytes)
+	key, err := g.str("length of a key", ggufMaxKeyBytes)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (f *ggufFile) readKey(g *ggufReader) error {
 func (g *ggufReader) value(kind uint32) (any, error) {
 	switch {
 	case kind == ggufString:
-		return g.str("length of a string", maxString)
+		return g.str("length of a string", ggufMaxString)
 	case kind == ggufArray:
 		return g.array()
 	case kind >= uint32(len(ggufSize)):
@@ -257,9 +257,9 @@ func (g *ggufReader) array() (any, error) {
 	if kind >= uint32(len(ggufSize)) {
 		return nil, fault(ErrFormat, "", at, "type of an array's elements", "0 to 12", int32(kind))
 	}
-	limit := uint64(maxArray)
+	limit := uint64(ggufMaxArray)
 	if kind == ggufString {
-		limit = maxStrings
+		limit = ggufMaxStrings
 	}
 	n, err := g.count("length of an array", limit, int64(ggufSize[kind]))
 	if err != nil {
@@ -275,7 +275,7 @@ func (g *ggufReader) array() (any, error) {
 	}
 	list := make([]string, n) // 16 bytes for 8 of the file, which count has seen
 	for i := range list {
-		if list[i], err = g.str("length of a string", maxString); err != nil {
+		if list[i], err = g.str("length of a string", ggufMaxString); err != nil {
 			return nil, err
 		}
 	}
@@ -286,8 +286,8 @@ func (f *ggufFile) readTensors(g *ggufReader, n int) error {
 	align := int64(32)
 	if v, ok := f.meta["general.alignment"]; ok {
 		a, ok := v.(int64)
-		if !ok || a < 1 || a > maxAlignment || a&(a-1) != 0 {
-			return fault(ErrFormat, "general.alignment", -1, "alignment", fmt.Sprint("a power of two up to ", maxAlignment), v)
+		if !ok || a < 1 || a > ggufMaxAlignment || a&(a-1) != 0 {
+			return fault(ErrFormat, "general.alignment", -1, "alignment", fmt.Sprint("a power of two up to ", ggufMaxAlignment), v)
 		}
 		align = a
 	}
@@ -332,7 +332,7 @@ func (f *ggufFile) readTensors(g *ggufReader, n int) error {
 
 // tensor reads one tensor's description; off is still relative.
 func (g *ggufReader) tensor() (t ggufTensor, err error) {
-	if t.name, err = g.str("length of a tensor's name", maxNameBytes); err != nil {
+	if t.name, err = g.str("length of a tensor's name", ggufMaxNameBytes); err != nil {
 		return t, err
 	}
 	at := g.pos

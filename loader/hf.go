@@ -2,10 +2,8 @@ package loader
 
 import (
 	"encoding/base64"
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
@@ -19,9 +17,9 @@ const (
 	fileTorch   = "pytorch_model.bin"
 	fileIndex   = "model.safetensors.index.json"
 
-	maxConfig = 1 << 20
-	maxIndex  = 32 << 20
-	maxShards = 1 << 12
+	maxConfig     = 1 << 20
+	maxIndex      = 32 << 20
+	maxShardFiles = 1 << 12
 )
 
 // Keys under which a single safetensors file carries what a folder has beside it.
@@ -149,80 +147,6 @@ func (ck *checkpoint) addFile(src *source, o *options) error {
 		ck.meta[k] = v
 	}
 	return nil
-}
-
-// readShards opens the files that an index names and holds them to it: every
-// tensor lies where the index says, and nowhere else.
-func (ck *checkpoint) readShards(root *os.Root, index []byte, o *options) error {
-	where := map[string]string{}
-	var names []string
-	seen := map[string]bool{}
-	r, err := newJSON(index, 0)
-	if err != nil {
-		return err
-	}
-	err = r.object(func(key string) error {
-		if key != "weight_map" {
-			_, err := r.value()
-			return err
-		}
-		return r.object(func(tensor string) error {
-			at := r.base + int64(r.i)
-			file, err := r.str()
-			if err != nil {
-				return err
-			}
-			if !plainName(file) {
-				return fault(ErrFormat, tensor, at, "shard", "a plain file name", file)
-			}
-			if !seen[file] {
-				seen[file] = true
-				names = append(names, file)
-			}
-			if len(names) > maxShards || len(where) == maxTensors {
-				return fault(ErrLimit, tensor, at, "shards and tensors", fmt.Sprint("at most ", maxShards, " and ", maxTensors), nil)
-			}
-			where[tensor] = file
-			return nil
-		})
-	})
-	if err == nil {
-		err = r.end()
-	}
-	if err != nil {
-		return err
-	}
-	if len(names) == 0 {
-		return fault(ErrFormat, "weight_map", -1, "shards", "at least one", 0)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		src, err := openIn(root, name)
-		if err != nil {
-			return err
-		}
-		if err := ck.addFile(src, o); err != nil {
-			return err
-		}
-	}
-	found := map[string]bool{}
-	for _, t := range ck.tensors {
-		if want, ok := where[t.name]; !ok || want != t.src.base {
-			return inFile(fault(ErrFormat, t.name, -1, "shard by the index", want, t.src.base), t.src.name)
-		}
-		found[t.name] = true
-	}
-	for name, file := range where {
-		if !found[name] {
-			return fault(ErrFormat, name, -1, "tensor that the index promises is absent", file, nil)
-		}
-	}
-	return nil
-}
-
-// plainName: no path, no parent, nothing that a system takes for more than a name.
-func plainName(s string) bool {
-	return s != "" && len(s) <= 255 && s != "." && s != ".." && !strings.ContainsAny(s, "/\\:\x00") && filepath.IsLocal(s)
 }
 
 // tokenizerFiles reads what a folder has of a tokenizer.
@@ -373,56 +297,4 @@ func openSafetensors(src *source, path string, o *options) (*model.Graph, error)
 		return nil, inFile(err, ck.config)
 	}
 	return ck.graph(cfg, toks, o)
-}
-
-// OpenTensors reads the weights of a safetensors file or Hugging Face folder
-// without asking for an architecture. close releases the files.
-func OpenTensors(path string, opts ...Option) (weights []*model.Weight, closeFiles func() error, err error) {
-	var o options
-	for _, f := range opts {
-		f(&o)
-	}
-	ck := &checkpoint{meta: map[string]string{}}
-	weights, err = ck.tensorsOf(path, &o)
-	if err != nil {
-		ck.Close()
-		return nil, nil, inFile(err, filepath.Base(path))
-	}
-	return weights, ck.Close, nil
-}
-
-func (ck *checkpoint) tensorsOf(path string, o *options) ([]*model.Weight, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, osError(path, err)
-	}
-	if !st.IsDir() {
-		src, err := openFile(path)
-		if err != nil {
-			return nil, err
-		}
-		if err := ck.addFile(src, o); err != nil {
-			return nil, err
-		}
-		return ck.weights(nil, o)
-	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, osError(path, err)
-	}
-	defer root.Close()
-	ck.config = inFolder(root, fileConfig)
-	var cfg object
-	text, err := readSmall(root, fileConfig, maxConfig)
-	if err == nil {
-		if cfg, err = parseObject(text); err != nil {
-			return nil, inFile(err, ck.config)
-		}
-	} else if !isNotExist(err) {
-		return nil, err
-	}
-	if err := ck.readFolder(root, o); err != nil {
-		return nil, err
-	}
-	return ck.weights(cfg, o)
 }
