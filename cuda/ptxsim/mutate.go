@@ -36,7 +36,7 @@ var MutationKinds = []string{
 	"addsub",   // add for sub and back; max for min
 	"guard",    // drop a predicate; never take a conditional branch
 	"offset",   // shared memory offset moved by one element
-	"shuffle",  // another shfl mode or lane
+	"shuffle",  // another shfl mode or lane, or the own value
 	"shift",    // shift by one more
 }
 
@@ -192,29 +192,38 @@ var mutations = []mutation{
 		return []string{e.with("", e.st.op, e.st.mods, e.args)}
 	}},
 	{"offset", offsetMutants},
-	{"shuffle", func(e *stmtText) (out []string) {
-		if e.st.op != "shfl" || len(e.args) < 4 {
-			return nil
-		}
-		for _, m := range [][2]string{{"bfly", "down"}, {"down", "up"}, {"up", "down"}, {"idx", "bfly"}} {
-			if e.has(m[0]) {
-				out = append(out, e.withMods(e.replaced(m[0], m[1])))
-			}
-		}
-		if n, err := strconv.Atoi(strings.TrimSpace(e.args[2])); err == nil {
-			out = append(out, e.withArg(2, strconv.Itoa(n^1)))
-		}
-		return out
-	}},
+	{"shuffle", shuffleMutants},
 	{"shift", func(e *stmtText) []string {
 		if e.st.op != "shl" && e.st.op != "shr" || len(e.args) != 3 {
 			return nil
 		}
-		if n, err := strconv.Atoi(strings.TrimSpace(e.args[2])); err == nil {
-			return []string{e.withArg(2, strconv.Itoa(n+1))}
+		n, err := strconv.Atoi(strings.TrimSpace(e.args[2]))
+		if err != nil || n == 31 || n == 63 { // sign masks: a shift by one more is the same
+			return nil
 		}
-		return nil
+		return []string{e.withArg(2, strconv.Itoa(n+1))}
 	}},
+}
+
+// shuffleMutants reads another lane, or none. A butterfly is not turned into a
+// shift down: in a reduction whose lane 0 alone is used both give the same.
+func shuffleMutants(e *stmtText) (out []string) {
+	if e.st.op != "shfl" || len(e.args) < 5 {
+		return nil
+	}
+	for _, m := range [][2]string{{"down", "up"}, {"up", "down"}, {"idx", "bfly"}} {
+		if e.has(m[0]) {
+			out = append(out, e.withMods(e.replaced(m[0], m[1])))
+		}
+	}
+	lane, clamp := strings.TrimSpace(e.args[2]), strings.TrimSpace(e.args[3])
+	if n, err := strconv.Atoi(lane); err == nil {
+		out = append(out, e.withArg(2, strconv.Itoa(n^1)))
+	} else if e.has("bfly") && lane != clamp {
+		out = append(out, e.withArg(2, clamp)) // another distance
+	}
+	dst, _, _ := strings.Cut(e.args[0], "|")
+	return append(out, e.with(e.guard, "mov", []string{"b32"}, []string{strings.TrimSpace(dst), e.args[1]}))
 }
 
 func boundsMutants(e *stmtText) (out []string) {

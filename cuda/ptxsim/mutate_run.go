@@ -13,6 +13,26 @@ type MutationReport struct {
 	Killed   []Mutant
 	Survived []Mutant
 	Invalid  []Mutant // did not load: says nothing about the test
+	Excused  []Excuse // survivors that change nothing a test could see
+}
+
+// Excuse is a surviving mutant and why it is no gap in the test.
+type Excuse struct {
+	Mutant
+	Reason string
+}
+
+// Excuse moves the survivors that match to Excused: they no longer count.
+func (r *MutationReport) Excuse(reason string, match func(Mutant) bool) {
+	keep := r.Survived[:0]
+	for _, m := range r.Survived {
+		if match(m) {
+			r.Excused = append(r.Excused, Excuse{m, reason})
+		} else {
+			keep = append(keep, m)
+		}
+	}
+	r.Survived = keep
 }
 
 // Rate is the share of valid mutants that the test noticed; 1 if there was none.
@@ -29,12 +49,13 @@ func (r *MutationReport) Add(o MutationReport) {
 	r.Killed = append(r.Killed, o.Killed...)
 	r.Survived = append(r.Survived, o.Survived...)
 	r.Invalid = append(r.Invalid, o.Invalid...)
+	r.Excused = append(r.Excused, o.Excused...)
 }
 
 // Print writes the rate, the kills by kind and every survivor.
 func (r *MutationReport) Print(w io.Writer) {
-	fmt.Fprintf(w, "mutants: %d killed, %d survived, %d invalid: kill rate %.1f %%\n",
-		len(r.Killed), len(r.Survived), len(r.Invalid), 100*r.Rate())
+	fmt.Fprintf(w, "mutants: %d killed, %d survived, %d excused, %d invalid: kill rate %.1f %%\n",
+		len(r.Killed), len(r.Survived), len(r.Excused), len(r.Invalid), 100*r.Rate())
 	for _, kind := range MutationKinds {
 		k, s := countKind(r.Killed, kind), countKind(r.Survived, kind)
 		if k+s > 0 {
@@ -43,6 +64,9 @@ func (r *MutationReport) Print(w io.Writer) {
 	}
 	for _, m := range r.Survived {
 		fmt.Fprintf(w, "  survived: %s\n", m)
+	}
+	for _, x := range r.Excused {
+		fmt.Fprintf(w, "  excused (%s): %s\n", x.Reason, x.Mutant)
 	}
 }
 
@@ -56,13 +80,14 @@ func countKind(list []Mutant, kind string) (n int) {
 }
 
 // RunMutants runs test on every mutant of kernel in src, perKind of each kind.
+// The text that test gets holds kernel and those in keep, which it also needs.
 // test loads the text on a device of its own, runs the kernel and compares; it
 // returns an error if anything is wrong. It must accept src itself, and must be
 // safe to call from several goroutines. Give its device a small
 // Config.MaxInstructions: a mutant may loop for ever.
-func RunMutants(src, kernel string, perKind int, test func(ptx string) error) (MutationReport, error) {
+func RunMutants(src, kernel string, perKind int, test func(ptx string) error, keep ...string) (MutationReport, error) {
 	var rep MutationReport
-	small, err := Extract(src, kernel)
+	small, err := Extract(src, append([]string{kernel}, keep...)...)
 	if err != nil {
 		return rep, err
 	}

@@ -99,6 +99,10 @@ func TestMutantsSurviveABlindTest(t *testing.T) {
 	require.Empty(t, rep.Killed)
 	_, err = RunMutants(tileKernel, "k", 1, func(string) error { return ErrUnknown })
 	require.ErrorIs(t, err, ErrUnknown, "a test that fails on the kernel itself proves nothing")
+	n := len(rep.Survived)
+	rep.Excuse("blind on purpose", func(m Mutant) bool { return m.Kind == "shift" })
+	require.Len(t, rep.Excused, 2)
+	require.Len(t, rep.Survived, n-2)
 	_, err = RunMutants(tileKernel, "other", 1, tileTest)
 	require.ErrorIs(t, err, ErrNotFound)
 }
