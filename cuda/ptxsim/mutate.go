@@ -294,9 +294,13 @@ func Mutants(src, kernel string, perKind int) ([]Mutant, error) {
 		return nil, fmt.Errorf("kernel %q: %w", kernel, ErrNotFound)
 	}
 	var out []Mutant
+	idle := signFixes(prog.funcs[i])
 	for _, mu := range mutations {
 		var list []Mutant
 		for _, st := range prog.funcs[i].body {
+			if idle[st] && (mu.kind == "shift" || mu.kind == "addsub") {
+				continue
+			}
 			e := textOf(src, st)
 			for _, text := range mu.make(e) {
 				list = append(list, Mutant{Kernel: kernel, Line: st.line, Kind: mu.kind, pos: st.pos, end: st.end, text: text,
@@ -312,6 +316,34 @@ func Mutants(src, kernel string, perKind int) ([]Mutant, error) {
 		out = append(out, list...)
 	}
 	return out, nil
+}
+
+// signFixes finds the instructions by which a compiler rounds a signed division
+// by a power of two toward zero: (x + (x >> 31 >>> n)) >> m. What they add is zero
+// for the indices of a kernel, so that changing them changes nothing.
+func signFixes(fn *function) map[*statement]bool {
+	sign, fix := map[int]bool{}, map[int]bool{}
+	out := map[*statement]bool{}
+	for _, st := range fn.body {
+		if len(st.args) != 3 || st.args[0].kind != argReg {
+			continue
+		}
+		dst, x, y := st.args[0].reg, st.args[1], st.args[2]
+		switch {
+		case st.op == "shr" && y.kind == argImm && (y.bits == 31 || y.bits == 63) && isSigned(st):
+			sign[dst] = true
+		case st.op == "shr" && x.kind == argReg && sign[x.reg]:
+			fix[dst] = true
+			out[st] = true
+		case st.op == "add" && (x.kind == argReg && fix[x.reg] || y.kind == argReg && fix[y.reg]):
+			out[st] = true
+		}
+	}
+	return out
+}
+
+func isSigned(st *statement) bool {
+	return slices.Contains(st.mods, "s32") || slices.Contains(st.mods, "s64")
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -141,3 +141,18 @@ st.shared.v2.b32 [dyn+8], {%r1,%r2};`)
 	require.NoError(t, err)
 	require.Less(t, len(few), len(muts))
 }
+
+// The correction of a signed division is left alone: it adds zero.
+func TestMutantsSpareSignFixes(t *testing.T) {
+	src := kern("shr.s32 %r1, %r0, 31; shr.u32 %r2, %r1, 27; add.s32 %r3, %r0, %r2; shr.s32 %r4, %r3, 5; add.s32 %r5, %r4, 1;")
+	muts, err := Mutants(src, "k", 0)
+	require.NoError(t, err)
+	var got []string
+	for _, m := range muts {
+		got = append(got, m.Detail)
+	}
+	require.Equal(t, []string{
+		"add.s32 %r5, %r4, 1; -> sub.s32 %r5, %r4, 1;",
+		"shr.s32 %r4, %r3, 5; -> shr.s32 %r4, %r3, 6;",
+	}, got)
+}

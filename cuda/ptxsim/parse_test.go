@@ -99,10 +99,15 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			for _, fn := range p.funcs {
 				_, _ = decode(fn, func(*variable) uint64 { return memBase })
+				if muts, err := Mutants(src, fn.name, 2); err == nil {
+					for _, m := range muts {
+						_, _ = parse(m.Apply(src))
+					}
+				}
 			}
 		}
 		runtime.ReadMemStats(&after)
-		if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20+4000*uint64(len(src)) {
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20+40000*uint64(len(src)) {
 			t.Fatalf("%d bytes of text took %d bytes of memory", len(src), grown)
 		}
 	})
