@@ -31,6 +31,8 @@ var (
 	ErrConfig = model.ErrConfig
 	// ErrWeight: a weight is missing, extra or of a wrong shape. It is model.ErrWeight.
 	ErrWeight = model.ErrWeight
+	// ErrGraph: a cycle, a value that nothing writes or that two write. It is model.ErrGraph.
+	ErrGraph = model.ErrGraph
 )
 
 // Error says where in which file something is wrong. Its text is one line:

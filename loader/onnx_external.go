@@ -2,6 +2,7 @@ package loader
 
 import (
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +14,9 @@ import (
 // path comes from the file, so nothing in it is believed: os.Root confines it to
 // the folder (symlinks that leave it included), and only a regular file with one
 // name is taken. Record of the field: CVE-2022-25882, CVE-2024-27318, CVE-2026-27489.
+
+// maxDataFiles bounds the files of external data of one model.
+const maxDataFiles = 1 << 10
 
 // external reads t's n elements.
 func (d *onnx) external(t *tensorProto, n int) (*model.Tensor, error) {
@@ -44,8 +48,11 @@ func (d *onnx) external(t *tensorProto, n int) (*model.Tensor, error) {
 	}
 	src := d.files[loc]
 	if src == nil {
-		if len(d.files) >= maxShards {
-			return nil, fault(ErrLimit, t.name, t.at, "files of external data", fmt.Sprint("at most ", maxShards), "more")
+		if len(d.files) >= maxDataFiles {
+			return nil, fault(ErrLimit, t.name, t.at, "files of external data", fmt.Sprint("at most ", maxDataFiles), "more")
+		}
+		if err := d.noSymlink(t, loc); err != nil {
+			return nil, err
 		}
 		if src, err = openIn(d.root, filepath.FromSlash(loc)); err != nil {
 			return nil, named(err, t.name)
@@ -66,8 +73,23 @@ func (d *onnx) external(t *tensorProto, n int) (*model.Tensor, error) {
 	return d.fill(t, n, func(b []byte, off int64) error { return src.readAt(b, offset+off) })
 }
 
-// maxShards bounds the files of one model.
-const maxShards = 1024
+// noSymlink refuses a path with a symbolic link in it, even one that stays inside:
+// what it names could change between looking and opening, and a model has no need
+// of it.
+func (d *onnx) noSymlink(t *tensorProto, loc string) error {
+	part := ""
+	for _, p := range strings.Split(loc, "/") {
+		part = filepath.Join(part, p)
+		st, err := d.root.Lstat(part)
+		if err != nil {
+			return named(osError(inFolder(d.root, loc), err), t.name)
+		}
+		if st.Mode()&fs.ModeSymlink != 0 {
+			return inFile(fault(ErrUnsupported, t.name, t.at, "external data", "no symbolic link", part), d.f.name)
+		}
+	}
+	return nil
+}
 
 func externalNumber(m map[string]string, key string, missing int64) (int64, error) {
 	s, ok := m[key]

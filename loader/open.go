@@ -33,8 +33,9 @@ func WithMaxMemory(n int64) Option { return func(o *options) { o.maxMemory = n }
 func AllowNonFinite() Option { return func(o *options) { o.nonFinite = true } }
 
 // Open reads a language model: a GGUF file, a safetensors file (with its
-// config.json inside or beside it), or a folder in Hugging Face's layout. What a
-// file is, its first bytes say, never its name. Weights stay in the file and are
+// config.json inside or beside it), or a folder in Hugging Face's layout; or any
+// other network as an ONNX file, which becomes a tensor graph (model.Graph.Tensors)
+// in memory. What a file is, its first bytes say, never its name. Weights stay in the file and are
 // read when asked for; Graph.Close releases it.
 func Open(path string, opts ...Option) (*model.Graph, error) {
 	var o options
@@ -81,6 +82,7 @@ const (
 	kindSafetensors
 	kindZip
 	kindPickle
+	kindONNX
 )
 
 func sniff(src *source) (kind, error) {
@@ -100,6 +102,8 @@ func sniff(src *source) (kind, error) {
 		return kindPickle, nil
 	case len(head) == 9 && head[8] == '{':
 		return kindSafetensors, nil
+	case looksONNX(head):
+		return kindONNX, nil
 	}
 	return kindUnknown, nil
 }

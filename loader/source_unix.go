@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -17,3 +18,11 @@ func unmap(b []byte) error { return syscall.Munmap(b) }
 
 // alive reports whether a process of this machine has the id.
 func alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) != syscall.ESRCH }
+
+// links is the number of names of a file.
+func links(st fs.FileInfo) int {
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		return int(s.Nlink)
+	}
+	return 1
+}
