@@ -24,11 +24,13 @@ NVCC_FLAGS := -std=c++17 -O3 --diag-suppress=177
 
 # Architectures with hardware to run on: A100, RTX 30, L4/RTX 40, H100, B200, RTX 50.
 CUDA_ARCHS ?= 80 86 89 90a 100a 120a
-# PTX families: 80 holds every portable kernel; 89 adds fp8; 90a holds wgmma.sp (experimental).
+# PTX families: 80 holds every portable kernel; 89 adds fp8, which mma.sync does natively on
+# 89 and 120a only (ptxas emulates it on 90a and 100a: f16 products and thousands of spills);
+# 90a holds wgmma.sp (experimental).
 KERNEL_SRC  := kernels.cu $(wildcard cuda/kernels/*.cuh)
 PTX_FILES   := $(CUDA_OUT)/kernels_80.ptx $(CUDA_OUT)/kernels_89.ptx $(CUDA_OUT)/kernels_90a.ptx
 CUBIN_FILES := $(foreach a,$(CUDA_ARCHS),$(CUDA_OUT)/kernels_80.sm_$(a).cubin) \
-               $(foreach a,$(filter-out 80 86,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_89.sm_$(a).cubin) \
+               $(foreach a,$(filter 89 120a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_89.sm_$(a).cubin) \
                $(foreach a,$(filter 90a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_90a.sm_$(a).cubin)
 RIVAL_FILES := $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin
 
@@ -70,3 +72,37 @@ $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin: cuda/gates/rivals/cutlass_sparse_ge
 
 cuda-gates: cuda-cubins cuda-rivals
 	go run ./cuda/gates -build $(CUDA_OUT) -tools $(CUDA_ROOT)/bin -out $(CUDA_OUT)
+
+# The binary with the CUDA backend. gorgonia.org/cu compiles with CUDA 12 headers
+# and links -lcuda, which cuda/dl satisfies: it opens the real driver at start.
+CUDA12_ENV   ?= .cuda12
+CUDA12_STAMP := $(CUDA12_ENV)/.installed-12.6.77
+CUDA12_INC    = $(abspath $(firstword $(wildcard $(CUDA12_ENV)/lib/python3*/site-packages/nvidia/cuda_runtime/include)))
+CUDA_CGO      = CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$(CUDA12_INC)" CGO_LDFLAGS="-L$(abspath $(CUDA_OUT)) -ldl"
+
+$(CUDA12_STAMP):
+	python3 -m venv $(CUDA12_ENV)
+	$(CUDA12_ENV)/bin/pip install -q --disable-pip-version-check nvidia-cuda-runtime-cu12==12.6.77
+	touch $@
+
+$(CUDA_OUT)/libcuda.a: cuda/dl/dl.c cuda/dl/functions.h cuda/dl/slots.h
+	@mkdir -p $(CUDA_OUT)
+	$(CC) -O2 -fPIC -Wall -c -o $(CUDA_OUT)/dl.o cuda/dl/dl.c
+	ar rcs $@ $(CUDA_OUT)/dl.o
+
+cuda/dl/slots.h: cuda/dl/functions.h
+	{ echo '// Made from functions.h by make (cuda/cuda.mk): table slots as assembler constants.'; \
+	  sed -n 's/^X(\(cu.*\))/\1/p' $< | awk '{printf "__asm__(\".set slot_%s, %d\");\n", $$1, NR-1}'; } > $@
+
+.PHONY: cuda cuda-sim cuda-test
+cuda: cuda-cubins $(CUDA12_STAMP) $(CUDA_OUT)/libcuda.a ## build ./sparserun-cuda, with the GPU backend
+	$(CUDA_CGO) go build -tags cuda -trimpath -o sparserun-cuda ./cmd/sparserun
+
+# The fake driver: the simulator as libcuda.so.1.
+cuda-sim: $(CUDA_OUT)/sim/libcuda.so.1
+$(CUDA_OUT)/sim/libcuda.so.1: $(wildcard cuda/ptxsim/*.go cuda/ptxsim/libcuda/*.go cuda/ptxsim/libcuda/*.c)
+	@mkdir -p $(CUDA_OUT)/sim
+	CGO_ENABLED=1 go build -buildmode=c-shared -ldflags=-extldflags=-Wl,-soname,libcuda.so.1 -o $@ ./cuda/ptxsim/libcuda
+
+cuda-test: cuda cuda-sim ## run the -tags cuda binary end to end on the simulated driver
+	./cuda/e2e.sh

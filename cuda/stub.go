@@ -2,13 +2,9 @@
 
 package cuda
 
-import (
-	"fmt"
-
-	"github.com/sparserun/sparserun/runtime"
-)
+import "fmt"
 
 // Open opens the n-th GPU. Without the tag cuda it fails with ErrNotBuilt.
-func Open(n int) (runtime.Backend, error) {
+func Open(n int) (*Backend, error) {
 	return nil, fmt.Errorf("cuda: device %d: %w", n, ErrNotBuilt)
 }
