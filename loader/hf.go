@@ -2,7 +2,6 @@ package loader
 
 import (
 	"encoding/base64"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -31,32 +30,22 @@ const (
 // openFolder opens a checkpoint in Hugging Face's layout. Every file is opened
 // inside the folder: no name or link in it leads out.
 func openFolder(path string, o *options) (*model.Graph, error) {
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, osError(path, err)
-	}
-	defer root.Close()
-	text, err := readSmall(root, fileConfig, maxConfig)
+	root, err := openDir(path)
 	if err != nil {
 		return nil, err
 	}
-	ck := &checkpoint{meta: map[string]string{}, config: inFolder(root, fileConfig)}
+	defer root.Close()
+	text, err := root.read(fileConfig, maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	ck := &checkpoint{meta: map[string]string{}, config: root.name(fileConfig)}
 	g, err := ck.open(root, text, o)
 	if err != nil {
 		ck.Close()
 		return nil, inFile(err, filepath.Base(path))
 	}
 	return g, nil
-}
-
-// readSmall reads a whole file of a folder, of at most limit bytes.
-func readSmall(root *os.Root, name string, limit int64) ([]byte, error) {
-	src, err := openIn(root, name)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	return src.all(limit)
 }
 
 // checkpoint is the open files of a model and their tensors.
@@ -79,7 +68,7 @@ func (ck *checkpoint) Close() error {
 	return err
 }
 
-func (ck *checkpoint) open(root *os.Root, config []byte, o *options) (*model.Graph, error) {
+func (ck *checkpoint) open(root *dir, config []byte, o *options) (*model.Graph, error) {
 	cfg, err := parseObject(config)
 	if err != nil {
 		return nil, inFile(err, ck.config)
@@ -95,12 +84,12 @@ func (ck *checkpoint) open(root *os.Root, config []byte, o *options) (*model.Gra
 }
 
 // readFolder reads the headers of model.safetensors or of the index's shards.
-func (ck *checkpoint) readFolder(root *os.Root, o *options) error {
-	index, err := readSmall(root, fileIndex, maxIndex)
+func (ck *checkpoint) readFolder(root *dir, o *options) error {
+	index, err := root.read(fileIndex, maxIndex)
 	if isNotExist(err) {
-		src, err := openIn(root, fileWeights)
+		src, err := root.open(fileWeights)
 		if isNotExist(err) {
-			if old, err2 := openIn(root, fileTorch); err2 == nil {
+			if old, err2 := root.open(fileTorch); err2 == nil {
 				return ck.addFile(old, o)
 			}
 		}
@@ -112,7 +101,7 @@ func (ck *checkpoint) readFolder(root *os.Root, o *options) error {
 	if err != nil {
 		return err
 	}
-	return inFile(ck.readShards(root, index, o), inFolder(root, fileIndex))
+	return inFile(ck.readShards(root, index, o), root.name(fileIndex))
 }
 
 // addFile reads the header of one file.
@@ -150,10 +139,10 @@ func (ck *checkpoint) addFile(src *source, o *options) error {
 }
 
 // tokenizerFiles reads what a folder has of a tokenizer.
-func tokenizerFiles(root *os.Root) (map[string][]byte, error) {
+func tokenizerFiles(root *dir) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	for _, name := range append([]string{fileTokenizer, fileTokenizerConfig, fileTokenizerSpec}, llama2cNames...) {
-		b, err := readSmall(root, name, maxTokenizer)
+		b, err := root.read(name, maxTokenizer)
 		if isNotExist(err) {
 			continue
 		}
@@ -272,13 +261,13 @@ func openSafetensors(src *source, path string, o *options) (*model.Graph, error)
 		toks[name] = text
 	}
 	if len(config) == 0 {
-		root, err := os.OpenRoot(filepath.Dir(path))
+		root, err := openDir(filepath.Dir(path))
 		if err != nil {
-			return nil, osError(path, err)
+			return nil, err
 		}
 		defer root.Close()
-		ck.config = inFolder(root, fileConfig)
-		if config, err = readSmall(root, fileConfig, maxConfig); err != nil {
+		ck.config = root.name(fileConfig)
+		if config, err = root.read(fileConfig, maxConfig); err != nil {
 			if isNotExist(err) {
 				return nil, fault(ErrConfig, "", -1, "no config.json in the metadata or beside the file", nil, nil)
 			}

@@ -2,7 +2,6 @@ package loader
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,7 +9,7 @@ import (
 
 // readShards opens the files that an index names and holds them to it: every
 // tensor lies where the index says, and nowhere else.
-func (ck *checkpoint) readShards(root *os.Root, index []byte, o *options) error {
+func (ck *checkpoint) readShards(root *dir, index []byte, o *options) error {
 	where := map[string]string{}
 	var names []string
 	seen := map[string]bool{}
@@ -54,7 +53,7 @@ func (ck *checkpoint) readShards(root *os.Root, index []byte, o *options) error 
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		src, err := openIn(root, name)
+		src, err := root.open(name)
 		if err != nil {
 			return err
 		}

@@ -38,14 +38,14 @@ func (ck *checkpoint) tensorsOf(path string, o *options) ([]*model.Weight, error
 		}
 		return ck.weights(nil, o)
 	}
-	root, err := os.OpenRoot(path)
+	root, err := openDir(path)
 	if err != nil {
-		return nil, osError(path, err)
+		return nil, err
 	}
 	defer root.Close()
-	ck.config = inFolder(root, fileConfig)
+	ck.config = root.name(fileConfig)
 	var cfg object
-	text, err := readSmall(root, fileConfig, maxConfig)
+	text, err := root.read(fileConfig, maxConfig)
 	if err == nil {
 		if cfg, err = parseObject(text); err != nil {
 			return nil, inFile(err, ck.config)
