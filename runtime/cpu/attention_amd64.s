@@ -4,24 +4,25 @@
 
 #include "textflag.h"
 
-// func pageF16AVX512x1(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x1(SB), NOSPLIT, $0-72
+// func pageF16AVX512x1(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x1(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R8
+	MOVQ   cols+56(FP), R9
 	MOVQ   $0x00000000ffffffff, DX
-	MOVQ   $0x00000020, R9
-	SUBQ   R8, R9
-	SHRXQ  R9, DX, DX
+	MOVQ   $0x00000020, R10
+	SUBQ   R9, R10
+	SHRXQ  R10, DX, DX
 	KMOVW  DX, K1
 	SHRQ   $0x10, DX
 	KMOVW  DX, K2
@@ -34,43 +35,46 @@ loop:
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x2(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x2(SB), NOSPLIT, $0-72
+// func pageF16AVX512x2(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x2(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -85,47 +89,50 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Z6
 	VFMADD231PS  Z4, Z6, Z2
 	VFMADD231PS  Z5, Z6, Z3
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x3(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x3(SB), NOSPLIT, $0-72
+// func pageF16AVX512x3(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x3(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -145,53 +152,56 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x4(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x4(SB), NOSPLIT, $0-72
+// func pageF16AVX512x4(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x4(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
+	ADDQ   DX, R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -213,63 +223,66 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z10
 	VFMADD231PS  Z8, Z10, Z4
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (R9), Z10
+	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z8, Z10, Z6
 	VFMADD231PS  Z9, Z10, Z7
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+64(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x6(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x6(SB), NOSPLIT, $0-72
+// func pageF16AVX512x6(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x6(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
+	ADDQ   DX, R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -295,79 +308,82 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z14
 	VFMADD231PS  Z12, Z14, Z4
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (R9), Z14
+	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z12, Z14, Z6
 	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (R9)(DX*1), Z14
+	VBROADCASTSS (R10)(DX*1), Z14
 	VFMADD231PS  Z12, Z14, Z8
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (R9)(DX*2), Z14
+	VBROADCASTSS (R10)(DX*2), Z14
 	VFMADD231PS  Z12, Z14, Z10
 	VFMADD231PS  Z13, Z14, Z11
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+64(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x8(SB), NOSPLIT, $0-72
+// func pageF16AVX512x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x8(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
-	LEAQ   (R9)(DX*2), R10
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
 	ADDQ   DX, R10
+	LEAQ   (R10)(DX*2), R11
+	ADDQ   DX, R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -397,98 +413,101 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z18
 	VFMADD231PS  Z16, Z18, Z4
 	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSS (R9), Z18
+	VBROADCASTSS (R10), Z18
 	VFMADD231PS  Z16, Z18, Z6
 	VFMADD231PS  Z17, Z18, Z7
-	VBROADCASTSS (R9)(DX*1), Z18
+	VBROADCASTSS (R10)(DX*1), Z18
 	VFMADD231PS  Z16, Z18, Z8
 	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSS (R9)(DX*2), Z18
+	VBROADCASTSS (R10)(DX*2), Z18
 	VFMADD231PS  Z16, Z18, Z10
 	VFMADD231PS  Z17, Z18, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z16, Z18, Z12
 	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSS (R10)(DX*1), Z18
+	VBROADCASTSS (R11)(DX*1), Z18
 	VFMADD231PS  Z16, Z18, Z14
 	VFMADD231PS  Z17, Z18, Z15
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
 	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
-	LEAQ         (AX)(R8*2), CX
-	ADDQ         R8, CX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
+	LEAQ         (AX)(R9*2), CX
+	ADDQ         R9, CX
 	MOVQ         add+64(FP), DX
 	TESTQ        DX, DX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 	VADDPS.Z     (CX), Z12, K1, Z12
 	VADDPS.Z     64(CX), Z13, K2, Z13
-	VADDPS.Z     (CX)(R8*1), Z14, K1, Z14
-	VADDPS.Z     64(CX)(R8*1), Z15, K2, Z15
+	VADDPS.Z     (CX)(R9*1), Z14, K1, Z14
+	VADDPS.Z     64(CX)(R9*1), Z15, K2, Z15
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VMOVUPS Z12, K1, (CX)
 	VMOVUPS Z13, K2, 64(CX)
-	VMOVUPS Z14, K1, (CX)(R8*1)
-	VMOVUPS Z15, K2, 64(CX)(R8*1)
+	VMOVUPS Z14, K1, (CX)(R9*1)
+	VMOVUPS Z15, K2, 64(CX)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX512x12(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF16AVX512x12(SB), NOSPLIT, $0-72
+// func pageF16AVX512x12(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF16AVX512x12(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x01, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
-	LEAQ   (R9)(DX*2), R10
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
 	ADDQ   DX, R10
 	LEAQ   (R10)(DX*2), R11
 	ADDQ   DX, R11
+	LEAQ   (R11)(DX*2), R12
+	ADDQ   DX, R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -526,114 +545,117 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS (R9), Z26
+	VBROADCASTSS (R10), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS (R9)(DX*1), Z26
+	VBROADCASTSS (R10)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS (R9)(DX*2), Z26
+	VBROADCASTSS (R10)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z26
+	VBROADCASTSS (R11)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z26
+	VBROADCASTSS (R12), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS (R11)(DX*2), Z26
+	VBROADCASTSS (R12)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
 	ADDQ         $0x00000004, R10
 	ADDQ         $0x00000004, R11
+	ADDQ         $0x00000004, R12
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
-	LEAQ         (AX)(R8*2), CX
-	ADDQ         R8, CX
-	LEAQ         (CX)(R8*2), DX
-	ADDQ         R8, DX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
+	LEAQ         (AX)(R9*2), CX
+	ADDQ         R9, CX
+	LEAQ         (CX)(R9*2), DX
+	ADDQ         R9, DX
 	MOVQ         add+64(FP), BX
 	TESTQ        BX, BX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 	VADDPS.Z     (CX), Z12, K1, Z12
 	VADDPS.Z     64(CX), Z13, K2, Z13
-	VADDPS.Z     (CX)(R8*1), Z14, K1, Z14
-	VADDPS.Z     64(CX)(R8*1), Z15, K2, Z15
-	VADDPS.Z     (CX)(R8*2), Z16, K1, Z16
-	VADDPS.Z     64(CX)(R8*2), Z17, K2, Z17
+	VADDPS.Z     (CX)(R9*1), Z14, K1, Z14
+	VADDPS.Z     64(CX)(R9*1), Z15, K2, Z15
+	VADDPS.Z     (CX)(R9*2), Z16, K1, Z16
+	VADDPS.Z     64(CX)(R9*2), Z17, K2, Z17
 	VADDPS.Z     (DX), Z18, K1, Z18
 	VADDPS.Z     64(DX), Z19, K2, Z19
-	VADDPS.Z     (DX)(R8*1), Z20, K1, Z20
-	VADDPS.Z     64(DX)(R8*1), Z21, K2, Z21
-	VADDPS.Z     (DX)(R8*2), Z22, K1, Z22
-	VADDPS.Z     64(DX)(R8*2), Z23, K2, Z23
+	VADDPS.Z     (DX)(R9*1), Z20, K1, Z20
+	VADDPS.Z     64(DX)(R9*1), Z21, K2, Z21
+	VADDPS.Z     (DX)(R9*2), Z22, K1, Z22
+	VADDPS.Z     64(DX)(R9*2), Z23, K2, Z23
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VMOVUPS Z12, K1, (CX)
 	VMOVUPS Z13, K2, 64(CX)
-	VMOVUPS Z14, K1, (CX)(R8*1)
-	VMOVUPS Z15, K2, 64(CX)(R8*1)
-	VMOVUPS Z16, K1, (CX)(R8*2)
-	VMOVUPS Z17, K2, 64(CX)(R8*2)
+	VMOVUPS Z14, K1, (CX)(R9*1)
+	VMOVUPS Z15, K2, 64(CX)(R9*1)
+	VMOVUPS Z16, K1, (CX)(R9*2)
+	VMOVUPS Z17, K2, 64(CX)(R9*2)
 	VMOVUPS Z18, K1, (DX)
 	VMOVUPS Z19, K2, 64(DX)
-	VMOVUPS Z20, K1, (DX)(R8*1)
-	VMOVUPS Z21, K2, 64(DX)(R8*1)
-	VMOVUPS Z22, K1, (DX)(R8*2)
-	VMOVUPS Z23, K2, 64(DX)(R8*2)
+	VMOVUPS Z20, K1, (DX)(R9*1)
+	VMOVUPS Z21, K2, 64(DX)(R9*1)
+	VMOVUPS Z22, K1, (DX)(R9*2)
+	VMOVUPS Z23, K2, 64(DX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x1x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x1x16(SB), NOSPLIT, $0-64
+// func pageF16AVX2x1x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x1x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -644,34 +666,37 @@ loop:
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x1x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x1x8(SB), NOSPLIT, $0-64
+// func pageF16AVX2x1x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x1x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 
@@ -679,32 +704,35 @@ loop:
 	VCVTPH2PS    (BX), Y1
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
+	VADDPS       (R8), Y0, Y0
 
 store:
-	VMOVUPS Y0, (DI)
+	VMOVUPS Y0, (R8)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x2x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x2x16(SB), NOSPLIT, $0-64
+// func pageF16AVX2x2x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x2x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -720,38 +748,41 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Y6
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x2x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x2x8(SB), NOSPLIT, $0-64
+// func pageF16AVX2x2x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x2x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -762,34 +793,37 @@ loop:
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS (CX)(DX*1), Y3
 	VFMADD231PS  Y2, Y3, Y1
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x3x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x3x16(SB), NOSPLIT, $0-64
+// func pageF16AVX2x3x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x3x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -810,42 +844,45 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x3x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x3x8(SB), NOSPLIT, $0-64
+// func pageF16AVX2x3x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x3x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -859,39 +896,42 @@ loop:
 	VFMADD231PS  Y3, Y4, Y1
 	VBROADCASTSS (CX)(DX*2), Y4
 	VFMADD231PS  Y3, Y4, Y2
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x4x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x4x16(SB), NOSPLIT, $0-64
+// func pageF16AVX2x4x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x4x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -913,55 +953,58 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (R9), Y10
+	VBROADCASTSS (R10), Y10
 	VFMADD231PS  Y8, Y10, Y6
 	VFMADD231PS  Y9, Y10, Y7
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 	VADDPS       (AX), Y6, Y6
 	VADDPS       32(AX), Y7, Y7
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VMOVUPS Y6, (AX)
 	VMOVUPS Y7, 32(AX)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x4x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x4x8(SB), NOSPLIT, $0-64
+// func pageF16AVX2x4x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x4x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -975,46 +1018,49 @@ loop:
 	VFMADD231PS  Y4, Y5, Y1
 	VBROADCASTSS (CX)(DX*2), Y5
 	VFMADD231PS  Y4, Y5, Y2
-	VBROADCASTSS (R9), Y5
+	VBROADCASTSS (R10), Y5
 	VFMADD231PS  Y4, Y5, Y3
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 	VADDPS       (AX), Y3, Y3
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VMOVUPS Y3, (AX)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x6x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x6x16(SB), NOSPLIT, $0-64
+// func pageF16AVX2x6x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x6x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -1040,69 +1086,72 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R9), Y14
+	VBROADCASTSS (R10), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R9)(DX*1), Y14
+	VBROADCASTSS (R10)(DX*1), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R9)(DX*2), Y14
+	VBROADCASTSS (R10)(DX*2), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 	VADDPS       (AX), Y6, Y6
 	VADDPS       32(AX), Y7, Y7
-	VADDPS       (AX)(R8*1), Y8, Y8
-	VADDPS       32(AX)(R8*1), Y9, Y9
-	VADDPS       (AX)(R8*2), Y10, Y10
-	VADDPS       32(AX)(R8*2), Y11, Y11
+	VADDPS       (AX)(R9*1), Y8, Y8
+	VADDPS       32(AX)(R9*1), Y9, Y9
+	VADDPS       (AX)(R9*2), Y10, Y10
+	VADDPS       32(AX)(R9*2), Y11, Y11
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VMOVUPS Y6, (AX)
 	VMOVUPS Y7, 32(AX)
-	VMOVUPS Y8, (AX)(R8*1)
-	VMOVUPS Y9, 32(AX)(R8*1)
-	VMOVUPS Y10, (AX)(R8*2)
-	VMOVUPS Y11, 32(AX)(R8*2)
+	VMOVUPS Y8, (AX)(R9*1)
+	VMOVUPS Y9, 32(AX)(R9*1)
+	VMOVUPS Y10, (AX)(R9*2)
+	VMOVUPS Y11, 32(AX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF16AVX2x6x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·pageF16AVX2x6x8(SB), NOSPLIT, $0-64
+// func pageF16AVX2x6x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·pageF16AVX2x6x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x01, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -1118,57 +1167,60 @@ loop:
 	VFMADD231PS  Y6, Y7, Y1
 	VBROADCASTSS (CX)(DX*2), Y7
 	VFMADD231PS  Y6, Y7, Y2
-	VBROADCASTSS (R9), Y7
+	VBROADCASTSS (R10), Y7
 	VFMADD231PS  Y6, Y7, Y3
-	VBROADCASTSS (R9)(DX*1), Y7
+	VBROADCASTSS (R10)(DX*1), Y7
 	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS (R9)(DX*2), Y7
+	VBROADCASTSS (R10)(DX*2), Y7
 	VFMADD231PS  Y6, Y7, Y5
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 	VADDPS       (AX), Y3, Y3
-	VADDPS       (AX)(R8*1), Y4, Y4
-	VADDPS       (AX)(R8*2), Y5, Y5
+	VADDPS       (AX)(R9*1), Y4, Y4
+	VADDPS       (AX)(R9*2), Y5, Y5
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VMOVUPS Y3, (AX)
-	VMOVUPS Y4, (AX)(R8*1)
-	VMOVUPS Y5, (AX)(R8*2)
+	VMOVUPS Y4, (AX)(R9*1)
+	VMOVUPS Y5, (AX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x1(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x1(SB), NOSPLIT, $0-72
+// func pageF32AVX512x1(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x1(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R8
+	MOVQ   cols+56(FP), R9
 	MOVQ   $0x00000000ffffffff, DX
-	MOVQ   $0x00000020, R9
-	SUBQ   R8, R9
-	SHRXQ  R9, DX, DX
+	MOVQ   $0x00000020, R10
+	SUBQ   R9, R10
+	SHRXQ  R10, DX, DX
 	KMOVW  DX, K1
 	SHRQ   $0x10, DX
 	KMOVW  DX, K2
@@ -1181,43 +1233,47 @@ loop:
 	VBROADCASTSS (CX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x2(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x2(SB), NOSPLIT, $0-72
+// func pageF32AVX512x2(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x2(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1232,47 +1288,51 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Z6
 	VFMADD231PS  Z4, Z6, Z2
 	VFMADD231PS  Z5, Z6, Z3
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x3(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x3(SB), NOSPLIT, $0-72
+// func pageF32AVX512x3(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x3(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1292,53 +1352,57 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+64(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x4(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x4(SB), NOSPLIT, $0-72
+// func pageF32AVX512x4(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x4(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
+	ADDQ   DX, R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1360,63 +1424,67 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z10
 	VFMADD231PS  Z8, Z10, Z4
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSS (R9), Z10
+	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z8, Z10, Z6
 	VFMADD231PS  Z9, Z10, Z7
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+64(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x6(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x6(SB), NOSPLIT, $0-72
+// func pageF32AVX512x6(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x6(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
+	ADDQ   DX, R10
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1442,79 +1510,83 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z14
 	VFMADD231PS  Z12, Z14, Z4
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSS (R9), Z14
+	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z12, Z14, Z6
 	VFMADD231PS  Z13, Z14, Z7
-	VBROADCASTSS (R9)(DX*1), Z14
+	VBROADCASTSS (R10)(DX*1), Z14
 	VFMADD231PS  Z12, Z14, Z8
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSS (R9)(DX*2), Z14
+	VBROADCASTSS (R10)(DX*2), Z14
 	VFMADD231PS  Z12, Z14, Z10
 	VFMADD231PS  Z13, Z14, Z11
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+64(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x8(SB), NOSPLIT, $0-72
+// func pageF32AVX512x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x8(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
-	LEAQ   (R9)(DX*2), R10
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
 	ADDQ   DX, R10
+	LEAQ   (R10)(DX*2), R11
+	ADDQ   DX, R11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1544,98 +1616,102 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z18
 	VFMADD231PS  Z16, Z18, Z4
 	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSS (R9), Z18
+	VBROADCASTSS (R10), Z18
 	VFMADD231PS  Z16, Z18, Z6
 	VFMADD231PS  Z17, Z18, Z7
-	VBROADCASTSS (R9)(DX*1), Z18
+	VBROADCASTSS (R10)(DX*1), Z18
 	VFMADD231PS  Z16, Z18, Z8
 	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSS (R9)(DX*2), Z18
+	VBROADCASTSS (R10)(DX*2), Z18
 	VFMADD231PS  Z16, Z18, Z10
 	VFMADD231PS  Z17, Z18, Z11
-	VBROADCASTSS (R10), Z18
+	VBROADCASTSS (R11), Z18
 	VFMADD231PS  Z16, Z18, Z12
 	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSS (R10)(DX*1), Z18
+	VBROADCASTSS (R11)(DX*1), Z18
 	VFMADD231PS  Z16, Z18, Z14
 	VFMADD231PS  Z17, Z18, Z15
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
 	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
-	LEAQ         (AX)(R8*2), CX
-	ADDQ         R8, CX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
+	LEAQ         (AX)(R9*2), CX
+	ADDQ         R9, CX
 	MOVQ         add+64(FP), DX
 	TESTQ        DX, DX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 	VADDPS.Z     (CX), Z12, K1, Z12
 	VADDPS.Z     64(CX), Z13, K2, Z13
-	VADDPS.Z     (CX)(R8*1), Z14, K1, Z14
-	VADDPS.Z     64(CX)(R8*1), Z15, K2, Z15
+	VADDPS.Z     (CX)(R9*1), Z14, K1, Z14
+	VADDPS.Z     64(CX)(R9*1), Z15, K2, Z15
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VMOVUPS Z12, K1, (CX)
 	VMOVUPS Z13, K2, 64(CX)
-	VMOVUPS Z14, K1, (CX)(R8*1)
-	VMOVUPS Z15, K2, 64(CX)(R8*1)
+	VMOVUPS Z14, K1, (CX)(R9*1)
+	VMOVUPS Z15, K2, 64(CX)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX512x12(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·pageF32AVX512x12(SB), NOSPLIT, $0-72
+// func pageF32AVX512x12(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·pageF32AVX512x12(SB), NOSPLIT, $0-80
 	MOVQ   k+0(FP), AX
 	MOVQ   a+8(FP), CX
 	MOVQ   lda+16(FP), DX
 	MOVQ   b+24(FP), BX
 	MOVQ   n+32(FP), SI
-	MOVQ   c+40(FP), DI
-	MOVQ   ldc+48(FP), R8
+	MOVQ   next+72(FP), DI
+	MOVQ   c+40(FP), R8
+	MOVQ   ldc+48(FP), R9
 	SHLQ   $0x02, DX
-	SHLQ   $0x02, R8
+	SHLQ   $0x02, R9
 	SHLQ   $0x02, SI
-	MOVQ   cols+56(FP), R10
-	MOVQ   $0x00000000ffffffff, R9
-	MOVQ   $0x00000020, R11
-	SUBQ   R10, R11
-	SHRXQ  R11, R9, R9
-	KMOVW  R9, K1
-	SHRQ   $0x10, R9
-	KMOVW  R9, K2
-	LEAQ   (CX)(DX*2), R9
-	ADDQ   DX, R9
-	LEAQ   (R9)(DX*2), R10
+	MOVQ   cols+56(FP), R11
+	MOVQ   $0x00000000ffffffff, R10
+	MOVQ   $0x00000020, R12
+	SUBQ   R11, R12
+	SHRXQ  R12, R10, R10
+	KMOVW  R10, K1
+	SHRQ   $0x10, R10
+	KMOVW  R10, K2
+	LEAQ   (CX)(DX*2), R10
 	ADDQ   DX, R10
 	LEAQ   (R10)(DX*2), R11
 	ADDQ   DX, R11
+	LEAQ   (R11)(DX*2), R12
+	ADDQ   DX, R12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1673,114 +1749,118 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS (R9), Z26
+	VBROADCASTSS (R10), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS (R9)(DX*1), Z26
+	VBROADCASTSS (R10)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS (R9)(DX*2), Z26
+	VBROADCASTSS (R10)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS (R10), Z26
+	VBROADCASTSS (R11), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS (R10)(DX*1), Z26
+	VBROADCASTSS (R11)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS (R10)(DX*2), Z26
+	VBROADCASTSS (R11)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS (R11), Z26
+	VBROADCASTSS (R12), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS (R11)(DX*1), Z26
+	VBROADCASTSS (R12)(DX*1), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS (R11)(DX*2), Z26
+	VBROADCASTSS (R12)(DX*2), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
 	ADDQ         $0x00000004, R10
 	ADDQ         $0x00000004, R11
+	ADDQ         $0x00000004, R12
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
-	LEAQ         (AX)(R8*2), CX
-	ADDQ         R8, CX
-	LEAQ         (CX)(R8*2), DX
-	ADDQ         R8, DX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
+	LEAQ         (AX)(R9*2), CX
+	ADDQ         R9, CX
+	LEAQ         (CX)(R9*2), DX
+	ADDQ         R9, DX
 	MOVQ         add+64(FP), BX
 	TESTQ        BX, BX
 	JZ           store
-	VADDPS.Z     (DI), Z0, K1, Z0
-	VADDPS.Z     64(DI), Z1, K2, Z1
-	VADDPS.Z     (DI)(R8*1), Z2, K1, Z2
-	VADDPS.Z     64(DI)(R8*1), Z3, K2, Z3
-	VADDPS.Z     (DI)(R8*2), Z4, K1, Z4
-	VADDPS.Z     64(DI)(R8*2), Z5, K2, Z5
+	VADDPS.Z     (R8), Z0, K1, Z0
+	VADDPS.Z     64(R8), Z1, K2, Z1
+	VADDPS.Z     (R8)(R9*1), Z2, K1, Z2
+	VADDPS.Z     64(R8)(R9*1), Z3, K2, Z3
+	VADDPS.Z     (R8)(R9*2), Z4, K1, Z4
+	VADDPS.Z     64(R8)(R9*2), Z5, K2, Z5
 	VADDPS.Z     (AX), Z6, K1, Z6
 	VADDPS.Z     64(AX), Z7, K2, Z7
-	VADDPS.Z     (AX)(R8*1), Z8, K1, Z8
-	VADDPS.Z     64(AX)(R8*1), Z9, K2, Z9
-	VADDPS.Z     (AX)(R8*2), Z10, K1, Z10
-	VADDPS.Z     64(AX)(R8*2), Z11, K2, Z11
+	VADDPS.Z     (AX)(R9*1), Z8, K1, Z8
+	VADDPS.Z     64(AX)(R9*1), Z9, K2, Z9
+	VADDPS.Z     (AX)(R9*2), Z10, K1, Z10
+	VADDPS.Z     64(AX)(R9*2), Z11, K2, Z11
 	VADDPS.Z     (CX), Z12, K1, Z12
 	VADDPS.Z     64(CX), Z13, K2, Z13
-	VADDPS.Z     (CX)(R8*1), Z14, K1, Z14
-	VADDPS.Z     64(CX)(R8*1), Z15, K2, Z15
-	VADDPS.Z     (CX)(R8*2), Z16, K1, Z16
-	VADDPS.Z     64(CX)(R8*2), Z17, K2, Z17
+	VADDPS.Z     (CX)(R9*1), Z14, K1, Z14
+	VADDPS.Z     64(CX)(R9*1), Z15, K2, Z15
+	VADDPS.Z     (CX)(R9*2), Z16, K1, Z16
+	VADDPS.Z     64(CX)(R9*2), Z17, K2, Z17
 	VADDPS.Z     (DX), Z18, K1, Z18
 	VADDPS.Z     64(DX), Z19, K2, Z19
-	VADDPS.Z     (DX)(R8*1), Z20, K1, Z20
-	VADDPS.Z     64(DX)(R8*1), Z21, K2, Z21
-	VADDPS.Z     (DX)(R8*2), Z22, K1, Z22
-	VADDPS.Z     64(DX)(R8*2), Z23, K2, Z23
+	VADDPS.Z     (DX)(R9*1), Z20, K1, Z20
+	VADDPS.Z     64(DX)(R9*1), Z21, K2, Z21
+	VADDPS.Z     (DX)(R9*2), Z22, K1, Z22
+	VADDPS.Z     64(DX)(R9*2), Z23, K2, Z23
 
 store:
-	VMOVUPS Z0, K1, (DI)
-	VMOVUPS Z1, K2, 64(DI)
-	VMOVUPS Z2, K1, (DI)(R8*1)
-	VMOVUPS Z3, K2, 64(DI)(R8*1)
-	VMOVUPS Z4, K1, (DI)(R8*2)
-	VMOVUPS Z5, K2, 64(DI)(R8*2)
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K2, 64(R8)
+	VMOVUPS Z2, K1, (R8)(R9*1)
+	VMOVUPS Z3, K2, 64(R8)(R9*1)
+	VMOVUPS Z4, K1, (R8)(R9*2)
+	VMOVUPS Z5, K2, 64(R8)(R9*2)
 	VMOVUPS Z6, K1, (AX)
 	VMOVUPS Z7, K2, 64(AX)
-	VMOVUPS Z8, K1, (AX)(R8*1)
-	VMOVUPS Z9, K2, 64(AX)(R8*1)
-	VMOVUPS Z10, K1, (AX)(R8*2)
-	VMOVUPS Z11, K2, 64(AX)(R8*2)
+	VMOVUPS Z8, K1, (AX)(R9*1)
+	VMOVUPS Z9, K2, 64(AX)(R9*1)
+	VMOVUPS Z10, K1, (AX)(R9*2)
+	VMOVUPS Z11, K2, 64(AX)(R9*2)
 	VMOVUPS Z12, K1, (CX)
 	VMOVUPS Z13, K2, 64(CX)
-	VMOVUPS Z14, K1, (CX)(R8*1)
-	VMOVUPS Z15, K2, 64(CX)(R8*1)
-	VMOVUPS Z16, K1, (CX)(R8*2)
-	VMOVUPS Z17, K2, 64(CX)(R8*2)
+	VMOVUPS Z14, K1, (CX)(R9*1)
+	VMOVUPS Z15, K2, 64(CX)(R9*1)
+	VMOVUPS Z16, K1, (CX)(R9*2)
+	VMOVUPS Z17, K2, 64(CX)(R9*2)
 	VMOVUPS Z18, K1, (DX)
 	VMOVUPS Z19, K2, 64(DX)
-	VMOVUPS Z20, K1, (DX)(R8*1)
-	VMOVUPS Z21, K2, 64(DX)(R8*1)
-	VMOVUPS Z22, K1, (DX)(R8*2)
-	VMOVUPS Z23, K2, 64(DX)(R8*2)
+	VMOVUPS Z20, K1, (DX)(R9*1)
+	VMOVUPS Z21, K2, 64(DX)(R9*1)
+	VMOVUPS Z22, K1, (DX)(R9*2)
+	VMOVUPS Z23, K2, 64(DX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x1x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x1x16(SB), NOSPLIT, $0-64
+// func pageF32AVX2x1x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x1x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -1791,34 +1871,37 @@ loop:
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x1x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x1x8(SB), NOSPLIT, $0-64
+// func pageF32AVX2x1x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x1x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 
@@ -1826,32 +1909,35 @@ loop:
 	VMOVUPS      (BX), Y1
 	VBROADCASTSS (CX), Y2
 	VFMADD231PS  Y1, Y2, Y0
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
+	VADDPS       (R8), Y0, Y0
 
 store:
-	VMOVUPS Y0, (DI)
+	VMOVUPS Y0, (R8)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x2x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x2x16(SB), NOSPLIT, $0-64
+// func pageF32AVX2x2x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x2x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -1867,38 +1953,41 @@ loop:
 	VBROADCASTSS (CX)(DX*1), Y6
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x2x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x2x8(SB), NOSPLIT, $0-64
+// func pageF32AVX2x2x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x2x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -1909,34 +1998,37 @@ loop:
 	VFMADD231PS  Y2, Y3, Y0
 	VBROADCASTSS (CX)(DX*1), Y3
 	VFMADD231PS  Y2, Y3, Y1
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x3x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x3x16(SB), NOSPLIT, $0-64
+// func pageF32AVX2x3x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x3x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -1957,42 +2049,45 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x3x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x3x8(SB), NOSPLIT, $0-64
+// func pageF32AVX2x3x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x3x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
@@ -2006,39 +2101,42 @@ loop:
 	VFMADD231PS  Y3, Y4, Y1
 	VBROADCASTSS (CX)(DX*2), Y4
 	VFMADD231PS  Y3, Y4, Y2
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
 	DECQ         AX
 	JNZ          loop
 	MOVQ         add+56(FP), AX
 	TESTQ        AX, AX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x4x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x4x16(SB), NOSPLIT, $0-64
+// func pageF32AVX2x4x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x4x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -2060,55 +2158,58 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSS (R9), Y10
+	VBROADCASTSS (R10), Y10
 	VFMADD231PS  Y8, Y10, Y6
 	VFMADD231PS  Y9, Y10, Y7
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 	VADDPS       (AX), Y6, Y6
 	VADDPS       32(AX), Y7, Y7
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VMOVUPS Y6, (AX)
 	VMOVUPS Y7, 32(AX)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x4x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x4x8(SB), NOSPLIT, $0-64
+// func pageF32AVX2x4x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x4x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -2122,46 +2223,49 @@ loop:
 	VFMADD231PS  Y4, Y5, Y1
 	VBROADCASTSS (CX)(DX*2), Y5
 	VFMADD231PS  Y4, Y5, Y2
-	VBROADCASTSS (R9), Y5
+	VBROADCASTSS (R10), Y5
 	VFMADD231PS  Y4, Y5, Y3
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 	VADDPS       (AX), Y3, Y3
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VMOVUPS Y3, (AX)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x6x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x6x16(SB), NOSPLIT, $0-64
+// func pageF32AVX2x6x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x6x16(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -2187,69 +2291,72 @@ loop:
 	VBROADCASTSS (CX)(DX*2), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R9), Y14
+	VBROADCASTSS (R10), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R9)(DX*1), Y14
+	VBROADCASTSS (R10)(DX*1), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R9)(DX*2), Y14
+	VBROADCASTSS (R10)(DX*2), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R8*1), Y2, Y2
-	VADDPS       32(DI)(R8*1), Y3, Y3
-	VADDPS       (DI)(R8*2), Y4, Y4
-	VADDPS       32(DI)(R8*2), Y5, Y5
+	VADDPS       (R8), Y0, Y0
+	VADDPS       32(R8), Y1, Y1
+	VADDPS       (R8)(R9*1), Y2, Y2
+	VADDPS       32(R8)(R9*1), Y3, Y3
+	VADDPS       (R8)(R9*2), Y4, Y4
+	VADDPS       32(R8)(R9*2), Y5, Y5
 	VADDPS       (AX), Y6, Y6
 	VADDPS       32(AX), Y7, Y7
-	VADDPS       (AX)(R8*1), Y8, Y8
-	VADDPS       32(AX)(R8*1), Y9, Y9
-	VADDPS       (AX)(R8*2), Y10, Y10
-	VADDPS       32(AX)(R8*2), Y11, Y11
+	VADDPS       (AX)(R9*1), Y8, Y8
+	VADDPS       32(AX)(R9*1), Y9, Y9
+	VADDPS       (AX)(R9*2), Y10, Y10
+	VADDPS       32(AX)(R9*2), Y11, Y11
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	VMOVUPS Y2, (DI)(R8*1)
-	VMOVUPS Y3, 32(DI)(R8*1)
-	VMOVUPS Y4, (DI)(R8*2)
-	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R9*1)
+	VMOVUPS Y3, 32(R8)(R9*1)
+	VMOVUPS Y4, (R8)(R9*2)
+	VMOVUPS Y5, 32(R8)(R9*2)
 	VMOVUPS Y6, (AX)
 	VMOVUPS Y7, 32(AX)
-	VMOVUPS Y8, (AX)(R8*1)
-	VMOVUPS Y9, 32(AX)(R8*1)
-	VMOVUPS Y10, (AX)(R8*2)
-	VMOVUPS Y11, 32(AX)(R8*2)
+	VMOVUPS Y8, (AX)(R9*1)
+	VMOVUPS Y9, 32(AX)(R9*1)
+	VMOVUPS Y10, (AX)(R9*2)
+	VMOVUPS Y11, 32(AX)(R9*2)
 	VZEROUPPER
 	RET
 
-// func pageF32AVX2x6x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·pageF32AVX2x6x8(SB), NOSPLIT, $0-64
+// func pageF32AVX2x6x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·pageF32AVX2x6x8(SB), NOSPLIT, $0-72
 	MOVQ  k+0(FP), AX
 	MOVQ  a+8(FP), CX
 	MOVQ  lda+16(FP), DX
 	MOVQ  b+24(FP), BX
 	MOVQ  n+32(FP), SI
-	MOVQ  c+40(FP), DI
-	MOVQ  ldc+48(FP), R8
+	MOVQ  next+64(FP), DI
+	MOVQ  c+40(FP), R8
+	MOVQ  ldc+48(FP), R9
 	SHLQ  $0x02, DX
-	SHLQ  $0x02, R8
+	SHLQ  $0x02, R9
 	SHLQ  $0x02, SI
-	LEAQ  (CX)(DX*2), R9
-	ADDQ  DX, R9
+	LEAQ  (CX)(DX*2), R10
+	ADDQ  DX, R10
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
@@ -2265,35 +2372,93 @@ loop:
 	VFMADD231PS  Y6, Y7, Y1
 	VBROADCASTSS (CX)(DX*2), Y7
 	VFMADD231PS  Y6, Y7, Y2
-	VBROADCASTSS (R9), Y7
+	VBROADCASTSS (R10), Y7
 	VFMADD231PS  Y6, Y7, Y3
-	VBROADCASTSS (R9)(DX*1), Y7
+	VBROADCASTSS (R10)(DX*1), Y7
 	VFMADD231PS  Y6, Y7, Y4
-	VBROADCASTSS (R9)(DX*2), Y7
+	VBROADCASTSS (R10)(DX*2), Y7
 	VFMADD231PS  Y6, Y7, Y5
+	PREFETCHT0   (DI)
 	ADDQ         SI, BX
+	ADDQ         SI, DI
 	ADDQ         $0x00000004, CX
-	ADDQ         $0x00000004, R9
+	ADDQ         $0x00000004, R10
 	DECQ         AX
 	JNZ          loop
-	LEAQ         (DI)(R8*2), AX
-	ADDQ         R8, AX
+	LEAQ         (R8)(R9*2), AX
+	ADDQ         R9, AX
 	MOVQ         add+56(FP), CX
 	TESTQ        CX, CX
 	JZ           store
-	VADDPS       (DI), Y0, Y0
-	VADDPS       (DI)(R8*1), Y1, Y1
-	VADDPS       (DI)(R8*2), Y2, Y2
+	VADDPS       (R8), Y0, Y0
+	VADDPS       (R8)(R9*1), Y1, Y1
+	VADDPS       (R8)(R9*2), Y2, Y2
 	VADDPS       (AX), Y3, Y3
-	VADDPS       (AX)(R8*1), Y4, Y4
-	VADDPS       (AX)(R8*2), Y5, Y5
+	VADDPS       (AX)(R9*1), Y4, Y4
+	VADDPS       (AX)(R9*2), Y5, Y5
 
 store:
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, (R8)(R9*1)
+	VMOVUPS Y2, (R8)(R9*2)
 	VMOVUPS Y3, (AX)
-	VMOVUPS Y4, (AX)(R8*1)
-	VMOVUPS Y5, (AX)(R8*2)
+	VMOVUPS Y4, (AX)(R9*1)
+	VMOVUPS Y5, (AX)(R9*2)
+	VZEROUPPER
+	RET
+
+// func ropeAVX512(n int, dst *float32, x *float32, half int, cs *float32)
+// Requires: AVX, AVX512F
+TEXT ·ropeAVX512(SB), NOSPLIT, $0-40
+	MOVQ n+0(FP), AX
+	MOVQ half+24(FP), CX
+	MOVQ dst+8(FP), DX
+	MOVQ x+16(FP), BX
+	MOVQ cs+32(FP), SI
+
+pairs:
+	VMOVUPS     (SI), Z0
+	VMOVUPS     (SI)(CX*4), Z1
+	VMOVUPS     (BX), Z2
+	VMOVUPS     (BX)(CX*4), Z3
+	VMULPS      Z1, Z3, Z4
+	VFMSUB231PS Z2, Z0, Z4
+	VMULPS      Z1, Z2, Z1
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS     Z4, (DX)
+	VMOVUPS     Z1, (DX)(CX*4)
+	ADDQ        $0x00000040, DX
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000040, SI
+	DECQ        AX
+	JNZ         pairs
+	VZEROUPPER
+	RET
+
+// func ropeAVX2(n int, dst *float32, x *float32, half int, cs *float32)
+// Requires: AVX, FMA3
+TEXT ·ropeAVX2(SB), NOSPLIT, $0-40
+	MOVQ n+0(FP), AX
+	MOVQ half+24(FP), CX
+	MOVQ dst+8(FP), DX
+	MOVQ x+16(FP), BX
+	MOVQ cs+32(FP), SI
+
+pairs:
+	VMOVUPS     (SI), Y0
+	VMOVUPS     (SI)(CX*4), Y1
+	VMOVUPS     (BX), Y2
+	VMOVUPS     (BX)(CX*4), Y3
+	VMULPS      Y1, Y3, Y4
+	VFMSUB231PS Y2, Y0, Y4
+	VMULPS      Y1, Y2, Y1
+	VFMADD231PS Y3, Y0, Y1
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y1, (DX)(CX*4)
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000020, BX
+	ADDQ        $0x00000020, SI
+	DECQ        AX
+	JNZ         pairs
 	VZEROUPPER
 	RET

@@ -7,169 +7,179 @@ package cpu
 // pageF16AVX512x1: 1 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x1(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x1(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x2: 2 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x2(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x2(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x3: 3 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x3(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x3(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x4: 4 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x4(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x4(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x6: 6 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x6(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x6(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x8: 8 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX512x12: 12 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX512x12(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int)
+func pageF16AVX512x12(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, cols int, add int, next *uint16)
 
 // pageF16AVX2x1x16: 1 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x1x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x1x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x1x8: 1 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x1x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x1x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x2x16: 2 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x2x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x2x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x2x8: 2 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x2x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x2x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x3x16: 3 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x3x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x3x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x3x8: 3 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x3x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x3x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x4x16: 4 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x4x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x4x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x4x8: 4 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x4x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x4x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x6x16: 6 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x6x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x6x16(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF16AVX2x6x8: 6 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF16AVX2x6x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int)
+func pageF16AVX2x6x8(k int, a *float32, lda int, b *uint16, n int, c *float32, ldc int, add int, next *uint16)
 
 // pageF32AVX512x1: 1 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x1(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x1(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x2: 2 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x2(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x2(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x3: 3 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x3(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x3(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x4: 4 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x4(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x4(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x6: 6 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x6(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x6(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x8: 8 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX512x12: 12 rows by cols <= 32 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX512x12(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int)
+func pageF32AVX512x12(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, cols int, add int, next *float32)
 
 // pageF32AVX2x1x16: 1 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x1x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x1x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x1x8: 1 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x1x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x1x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x2x16: 2 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x2x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x2x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x2x8: 2 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x2x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x2x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x3x16: 3 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x3x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x3x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x3x8: 3 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x3x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x3x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x4x16: 4 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x4x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x4x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x4x8: 4 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x4x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x4x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x6x16: 6 rows by 16 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x6x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x6x16(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
 
 // pageF32AVX2x6x8: 6 rows by 8 columns; strides in elements, k >= 1.
 //
 //go:noescape
-func pageF32AVX2x6x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int)
+func pageF32AVX2x6x8(k int, a *float32, lda int, b *float32, n int, c *float32, ldc int, add int, next *float32)
+
+// ropeAVX512: dst[i], dst[half+i] = x[i]*c - x[half+i]*s, x[half+i]*c + x[i]*s for 16*n pairs; cs is c [half], then s [half].
+//
+//go:noescape
+func ropeAVX512(n int, dst *float32, x *float32, half int, cs *float32)
+
+// ropeAVX2: dst[i], dst[half+i] = x[i]*c - x[half+i]*s, x[half+i]*c + x[i]*s for 8*n pairs; cs is c [half], then s [half].
+//
+//go:noescape
+func ropeAVX2(n int, dst *float32, x *float32, half int, cs *float32)

@@ -24,8 +24,8 @@ type kvCache struct {
 	pageLen    int   // numbers of a page
 	layers     []int // where a layer starts in a page
 	touched    []bool
-	rows       int                           // largest number of queries of a block
-	scratch    map[[2]int][]attentionScratch // by heads a group and head size
+	rows       int                         // largest number of queries of a block
+	scratch    map[[2]int]*attentionMemory // by heads a group and head size
 
 	// The batch:
 	blocks  []block
@@ -34,6 +34,7 @@ type kvCache struct {
 	cols    int     // of tables
 	valid   []int32 // by sequence: pages that are checked; -1: not met yet
 	context int64   // tokens that the batch's rows look back on
+	longest int     // the most of them that one row looks back on
 	single  bool    // no sequence has two rows
 }
 
@@ -45,7 +46,7 @@ func newKVCache(p *program, plan *runtime.Plan, atts []model.Attention) (*kvCach
 	if kv.PageTokens < 1 || kv.Pages < 1 || (kv.Type != sparse.F16 && kv.Type != sparse.F32) {
 		return nil, fmt.Errorf("KV cache of %d pages of %d tokens in %v: %w", kv.Pages, kv.PageTokens, kv.Type, runtime.ErrUnsupported)
 	}
-	k := &kvCache{half: kv.Type == sparse.F16, pages: kv.Pages, pageTokens: kv.PageTokens, scratch: map[[2]int][]attentionScratch{}}
+	k := &kvCache{half: kv.Type == sparse.F16, pages: kv.Pages, pageTokens: kv.PageTokens, scratch: map[[2]int]*attentionMemory{}}
 	for _, w := range kv.Widths {
 		k.layers = append(k.layers, k.pageLen)
 		k.pageLen += 2 * w * kv.PageTokens
@@ -90,7 +91,7 @@ func (k *kvCache) bind(pos, seq []int32, tables runtime.View) error {
 		return fmt.Errorf("cpu: KV tables [%d %d] for %d rows: %w", tables.Rows, tables.Cols, len(pos), runtime.ErrShape)
 	}
 	k.pos, k.tables, k.cols = pos, tables.I32, tables.Cols
-	k.blocks, k.context, k.single = k.blocks[:0], 0, true
+	k.blocks, k.context, k.longest, k.single = k.blocks[:0], 0, 0, true
 	for s := range tables.Rows {
 		k.valid[s] = -1
 	}
@@ -113,6 +114,7 @@ func (k *kvCache) bind(pos, seq []int32, tables runtime.View) error {
 		k.valid[s] = max(k.valid[s], need)
 		k.touched[k.page(s, int(p))] = true
 		k.context += int64(p) + 1
+		k.longest = max(k.longest, int(p)+1)
 		if n := len(k.blocks); n > 0 {
 			if b := &k.blocks[n-1]; b.seq == s && b.pos+b.n == int(p) && b.n < k.rows {
 				b.n++

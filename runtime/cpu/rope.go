@@ -47,10 +47,13 @@ func (s *ropeStep) part(_, i int) {
 	}
 }
 
-// rope rotates one head; cs are the cosines, then the sines of its pairs.
-func rope(dst, x, cs []float32) {
+// ropePortable rotates one head; cs are the cosines, then the sines of its pairs.
+func ropePortable(dst, x, cs []float32) { ropePairs(dst, x, cs, 0) }
+
+// ropePairs rotates the pairs from the given one on.
+func ropePairs(dst, x, cs []float32, from int) {
 	h := len(x) / 2
-	for i := range h {
+	for i := from; i < h; i++ {
 		a, b, c, s := x[i], x[h+i], cs[i], cs[h+i]
 		dst[i], dst[h+i] = a*c-b*s, b*c+a*s
 	}

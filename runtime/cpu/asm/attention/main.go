@@ -28,7 +28,43 @@ func main() {
 			}
 		}
 	}
+	rope(512)
+	rope(256)
 	Generate()
+}
+
+// rope rotates the pairs (i, half+i) of a head: n = half/lanes rounds, at least one.
+func rope(width int) {
+	isa, lanes := "AVX512", 16
+	vec := func() reg.VecVirtual { return ZMM() }
+	if width == 256 {
+		isa, lanes, vec = "AVX2", 8, func() reg.VecVirtual { return YMM() }
+	}
+	TEXT("rope"+isa, NOSPLIT, "func(n int, dst, x *float32, half int, cs *float32)")
+	Doc("rope" + isa + ": dst[i], dst[half+i] = x[i]*c - x[half+i]*s, x[half+i]*c + x[i]*s for " + fmt.Sprint(lanes) + "*n pairs; cs is c [half], then s [half].")
+	Pragma("noescape")
+	n, half := Load(Param("n"), GP64()), Load(Param("half"), GP64())
+	dst, x, cs := Load(Param("dst"), GP64()), Load(Param("x"), GP64()), Load(Param("cs"), GP64())
+	Label("pairs")
+	c, s := vec(), vec()
+	VMOVUPS(Mem{Base: cs}, c)
+	VMOVUPS(Mem{Base: cs, Index: half, Scale: 4}, s)
+	a, b, u, v := vec(), vec(), vec(), vec()
+	VMOVUPS(Mem{Base: x}, a)
+	VMOVUPS(Mem{Base: x, Index: half, Scale: 4}, b)
+	VMULPS(s, b, u)
+	VFMSUB231PS(a, c, u)
+	VMULPS(s, a, v)
+	VFMADD231PS(b, c, v)
+	VMOVUPS(u, Mem{Base: dst})
+	VMOVUPS(v, Mem{Base: dst, Index: half, Scale: 4})
+	for _, r := range []reg.Register{dst, x, cs} {
+		ADDQ(U32(uint32(4*lanes)), r)
+	}
+	DECQ(n)
+	JNZ(LabelRef("pairs"))
+	VZEROUPPER()
+	RET()
 }
 
 func elem(half bool) (name, typ string, size int) {
@@ -72,11 +108,19 @@ func (r rowAddr) step(n int) {
 	}
 }
 
+// prefetch asks for n bytes from p on: the block that follows this one in time,
+// which lies on another page, where the hardware does not look by itself.
+func prefetch(p reg.Register, n int) {
+	for o := 0; o < n; o += 64 {
+		PREFETCHT0(Mem{Base: p, Disp: o})
+	}
+}
+
 // pageAVX512: up to 32 columns, masked.
 func pageAVX512(half bool, rows int) {
 	name, typ, size := elem(half)
 	fn := fmt.Sprintf("page%sAVX512x%d", name, rows)
-	TEXT(fn, NOSPLIT, fmt.Sprintf("func(k int, a *float32, lda int, b *%s, n int, c *float32, ldc int, cols int, add int)", typ))
+	TEXT(fn, NOSPLIT, fmt.Sprintf("func(k int, a *float32, lda int, b *%s, n int, c *float32, ldc int, cols int, add int, next *%s)", typ, typ))
 	Doc(fmt.Sprintf("%s: %d rows by cols <= 32 columns; strides in elements, k >= 1.", fn, rows))
 	Pragma("noescape")
 	k := Load(Param("k"), GP64())
@@ -84,6 +128,7 @@ func pageAVX512(half bool, rows int) {
 	lda := Load(Param("lda"), GP64()).(reg.GPVirtual)
 	b := Load(Param("b"), GP64())
 	n := Load(Param("n"), GP64())
+	next := Load(Param("next"), GP64())
 	c := Load(Param("c"), GP64()).(reg.GPVirtual)
 	ldc := Load(Param("ldc"), GP64()).(reg.GPVirtual)
 	SHLQ(U8(2), lda)
@@ -131,7 +176,9 @@ func pageAVX512(half bool, rows int) {
 			VFMADD231PS(x[v], y, acc[i][v])
 		}
 	}
+	prefetch(next, 32*size)
 	ADDQ(n, b)
+	ADDQ(n, next)
 	ar.step(4)
 	DECQ(k)
 	JNZ(LabelRef("loop"))
@@ -159,7 +206,7 @@ func pageAVX512(half bool, rows int) {
 func pageAVX2(half bool, rows, vecs int) {
 	name, typ, size := elem(half)
 	fn := fmt.Sprintf("page%sAVX2x%dx%d", name, rows, 8*vecs)
-	TEXT(fn, NOSPLIT, fmt.Sprintf("func(k int, a *float32, lda int, b *%s, n int, c *float32, ldc int, add int)", typ))
+	TEXT(fn, NOSPLIT, fmt.Sprintf("func(k int, a *float32, lda int, b *%s, n int, c *float32, ldc int, add int, next *%s)", typ, typ))
 	Doc(fmt.Sprintf("%s: %d rows by %d columns; strides in elements, k >= 1.", fn, rows, 8*vecs))
 	Pragma("noescape")
 	k := Load(Param("k"), GP64())
@@ -167,6 +214,7 @@ func pageAVX2(half bool, rows, vecs int) {
 	lda := Load(Param("lda"), GP64()).(reg.GPVirtual)
 	b := Load(Param("b"), GP64())
 	n := Load(Param("n"), GP64())
+	next := Load(Param("next"), GP64())
 	c := Load(Param("c"), GP64()).(reg.GPVirtual)
 	ldc := Load(Param("ldc"), GP64()).(reg.GPVirtual)
 	SHLQ(U8(2), lda)
@@ -205,7 +253,9 @@ func pageAVX2(half bool, rows, vecs int) {
 			VFMADD231PS(x[v], y, acc[i][v])
 		}
 	}
+	prefetch(next, 8*vecs*size)
 	ADDQ(n, b)
+	ADDQ(n, next)
 	ar.step(4)
 	DECQ(k)
 	JNZ(LabelRef("loop"))
