@@ -6,7 +6,7 @@ func formBytes(f form, rows, cols int) int {
 	case formInt8:
 		qld := padded(cols)
 		return rows * (qld + 4*qld/actGroup)
-	case formPanels, formInt8Panels:
+	case formPanels, formInt8Panels, formTokens:
 		return panelBytes(f, rows, cols)
 	}
 	return 0
@@ -23,7 +23,7 @@ func (x *acts) begin(f form) {
 		n := x.rows * x.qld
 		x.scale = f32s(x.mem[f][:4*n/actGroup])
 		x.q = i8s(x.mem[f][4*n/actGroup : 4*n/actGroup+n])
-	case formPanels, formInt8Panels:
+	case formPanels, formInt8Panels, formTokens:
 		x.beginPanels(f)
 	}
 }
@@ -31,7 +31,7 @@ func (x *acts) begin(f form) {
 // step is the unit of rows that prepare may be split in.
 func (x *acts) step(f form) int {
 	switch f {
-	case formPanels, formInt8Panels:
+	case formPanels, formInt8Panels, formTokens:
 		return x.panelStep(f)
 	}
 	return 1
@@ -46,7 +46,7 @@ func (x *acts) prepare(f form, t0, t1 int) {
 		for t := t0; t < t1; t++ {
 			quantiseRow(x.q[t*x.qld:(t+1)*x.qld], x.scale[t*ng:(t+1)*ng], x.f32[t*x.cols:(t+1)*x.cols])
 		}
-	case formPanels, formInt8Panels:
+	case formPanels, formInt8Panels, formTokens:
 		x.preparePanels(f, t0, t1)
 	}
 }

@@ -8,4 +8,6 @@ package cpu
 //go:generate go run -C asm . -stem spmm_nm24_int4 -out ../spmm_nm24_int4_amd64.s -stubs ../spmm_nm24_int4_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem quant -out ../quant_amd64.s -stubs ../quant_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem stream -out ../stream_amd64.s -stubs ../stream_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem csr -out ../csr_amd64.s -stubs ../csr_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem csr_batch -out ../csr_batch_amd64.s -stubs ../csr_batch_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem tile_run -out ../tile_run_amd64.go

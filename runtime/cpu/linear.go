@@ -37,6 +37,7 @@ const (
 	formInt8                   // q and scale, row-major
 	formPanels                 // see panel.go
 	formInt8Panels             // see panel.go
+	formTokens                 // f32 for few tokens, otherwise transposed, see panel.go
 	forms
 )
 

@@ -16,7 +16,10 @@ func packerFor(k runtime.Kernel) packFunc {
 	if k.Weight.Quantised() != (k.Act == sparse.Int8) {
 		return nil
 	}
-	if k.Layout != sparse.LayoutDense && k.Layout != sparse.LayoutNM24 {
+	switch k.Layout {
+	case sparse.LayoutCSR:
+		return csrPacker(k)
+	case sparse.LayoutBitmask:
 		return nil
 	}
 	return func(m sparse.Matrix, group int, s *scratch) (packed, error) {

@@ -15,8 +15,13 @@ func halfRow(dst []uint16, x []float32)     {}
 func absMax(x []float32) float32            { return 0 }
 func quantCodes([]int8, []float32, float32) {}
 
-var _ = sparse.F32
-
 func readBytes([]byte)    {}
 func fmaPeak(int) float64 { return 0 }
 func dotPeak(int) float64 { return 0 }
+
+func csrHas(sparse.DType) bool                          { return false }
+func csrShape() (wide bool, block int)                  { return false, 8 }
+func csrOut(*float32, int, *float32, int, *float32)     {}
+func transposeRows([]float32, int, []float32, int, int) {}
+func (m *csrTiled) run(*csrArgs, int)                   {}
+func (m *csrTiled) runBatch(*csrArgs, int)              {}

@@ -17,6 +17,9 @@ import (
 // panelTop is the widest panel of a form on this machine.
 func panelTop(f form) int {
 	switch {
+	case f == formTokens:
+		_, lanes := csrShape()
+		return lanes * csrTileVecs
 	case f == formInt8Panels && hasVNNI():
 		return 4
 	case f == formInt8Panels:
@@ -30,6 +33,12 @@ func panelTop(f form) int {
 // panelBytes is the memory of a panel form of rows x cols activations.
 func panelBytes(f form, rows, cols int) int {
 	n := rows * padded(cols)
+	if f == formTokens {
+		if rows <= csrFew {
+			return 0
+		}
+		return 4 * ((rows + 15) &^ 15) * cols
+	}
 	if f == formInt8Panels {
 		return n + (4+8)*n/actGroup
 	}
@@ -44,6 +53,10 @@ func (x *acts) beginPanels(f form) {
 	n := x.rows * padded(x.cols)
 	m := x.mem[f]
 	switch {
+	case f == formTokens:
+		if x.rows > csrFew {
+			x.pf = f32s(m[:panelBytes(f, x.rows, x.cols)])
+		}
 	case f == formInt8Panels:
 		x.pq = i8s(m[:n])
 		x.ps = f32s(m[n : n+4*n/actGroup])
@@ -61,6 +74,10 @@ func (x *acts) panelStep(f form) int { return panelTop(f) }
 // preparePanels fills the panels of rows t0..t1-1.
 func (x *acts) preparePanels(f form, t0, t1 int) {
 	switch {
+	case f == formTokens:
+		if x.rows > csrFew {
+			x.tokenTiles(t0, t1)
+		}
 	case f == formInt8Panels:
 		x.int8Panels(t0, t1)
 	case !x.alone():
@@ -119,6 +136,31 @@ func (x *acts) floatPanels(t0, t1 int) {
 			var v floatUnit
 			copy(v[:], row[min(4*u, len(row)):])
 			dst[u*w] = v
+		}
+	}
+}
+
+// tokenTiles transposes whole tiles of tokens: [columns][width], width the tokens
+// of the tile rounded up to whole vectors.
+func (x *acts) tokenTiles(t0, t1 int) {
+	_, lanes := csrShape()
+	top := lanes * csrTileVecs
+	for t := t0; t < t1; t += top {
+		n := min(x.rows-t, top)
+		width := (n + lanes - 1) / lanes * lanes
+		dst := x.pf[t*x.cols : t*x.cols+width*x.cols]
+		whole := x.cols &^ 7
+		for i := 0; i+8 <= n; i += 8 {
+			transposeRows(dst[i:], width, x.f32[(t+i)*x.cols:], x.cols, whole)
+		}
+		for i := range n {
+			c := 0
+			if i < n&^7 {
+				c = whole
+			}
+			for ; c < x.cols; c++ {
+				dst[c*width+i] = x.f32[(t+i)*x.cols+c]
+			}
 		}
 	}
 }

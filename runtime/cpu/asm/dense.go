@@ -20,10 +20,14 @@ func dense() {
 			}
 		}
 	}
+	// vcvtph2ps on whole registers is slow where AVX-512 runs on 256-bit units.
+	for _, width := range avx512y.floatWidths() {
+		denseTile(avx512y, "gemvF16", width, loadF16)
+	}
 }
 
 func (s isa) floatWidths() []int {
-	if s.vec == 64 {
+	if s.evex {
 		return []int{1, 2, 4, 8}
 	}
 	return []int{1, 2, 4}

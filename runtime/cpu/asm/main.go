@@ -24,7 +24,7 @@ func main() {
 	ConstraintExpr("amd64")
 	families := map[string]func(){
 		"gemv_dense": dense, "gemv_int8": int8s, "gemv_int4": int4s,
-		"spmm_nm24": nm24, "spmm_nm24_int8": nm24int8, "spmm_nm24_int4": nm24int4, "quant": quant, "stream": stream,
+		"spmm_nm24": nm24, "spmm_nm24_int8": nm24int8, "spmm_nm24_int4": nm24int4, "quant": quant, "stream": stream, "csr": csr, "csr_batch": csrBatch,
 	}
 	if *stem == "tile_run" {
 		for _, f := range families {

@@ -22,6 +22,9 @@ func nm24() {
 			nm24Tile(avx2, name, width)
 		}
 	}
+	for _, width := range []int{1, 2, 4, 8} {
+		nm24Tile(avx512y, "spmmNM24F16", width)
+	}
 }
 
 func nm24Tile(s isa, name string, width int) {
@@ -49,7 +52,7 @@ func nm24Tile(s isa, name string, width int) {
 		}
 		for g := range 8 {
 			x := s.regs(width)
-			keep := s.vec == 64 || width < 4 // 16 registers do not hold 4 groups of activations
+			keep := s.evex || width < 4 // 16 registers do not hold 4 groups of activations
 			for i := range x {
 				if keep {
 					s.quad(t.unit(g, i, 0), x[i])

@@ -8,15 +8,18 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// isa is a vector width: 64 bytes with AVX-512, 32 with AVX2.
+// isa is a vector width: 64 bytes with AVX-512, 32 with AVX2 and with AVX-512 on
+// half vectors, which have all 32 registers.
 type isa struct {
 	name string
 	vec  int
+	evex bool // 32 registers
 }
 
 var (
-	avx512 = isa{"AVX512", 64}
-	avx2   = isa{"AVX2", 32}
+	avx512  = isa{"AVX512", 64, true}
+	avx512y = isa{"AVX512Y", 32, true}
+	avx2    = isa{"AVX2", 32, false}
 )
 
 // rowVecs is the number of vectors of rows in a block.
@@ -38,7 +41,7 @@ func (s isa) regs(n int) []VecVirtual {
 }
 
 func (s isa) zero(r VecVirtual) {
-	if s.vec == 64 {
+	if s.evex {
 		VPXORD(r, r, r)
 	} else {
 		VPXOR(r, r, r)
@@ -50,7 +53,7 @@ func (s isa) half(m Mem, r VecVirtual) { VCVTPH2PS(m, r) }
 
 // quad loads 16 bytes at m into every 128-bit lane.
 func (s isa) quad(m Mem, r VecVirtual) {
-	if s.vec == 64 {
+	if s.evex {
 		VBROADCASTI32X4(m, r)
 	} else {
 		VBROADCASTI128(m, r)

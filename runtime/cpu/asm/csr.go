@@ -1,0 +1,314 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// Unstructured weights: 16 rows (AVX2: 8) advance through the columns together.
+// A step has one kept weight of every row, all of whose columns lie in a window
+// that starts at the step's offset: 64 columns wide with AVX-512, where two
+// vpermi2ps pick any of 64 floats that lie in 4 registers, 256 with AVX2, where
+// every float is loaded by itself (faster than vgatherdps).
+//
+// csr*: a few tokens, lanes are rows. csrBatch*: lanes are tokens, activations
+// transposed in tiles; every row walks down its own lane of the same steps.
+
+// Offsets in runtime/cpu's csrArgs.
+const (
+	cOut, cStep, cOff, cX, cLdx, cSteps, cRs, cLanes, cLd = 0, 8, 16, 24, 32, 40, 48, 56, 64
+)
+
+var csrTypes = []struct {
+	name string
+	size int
+}{{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"Int8", 1}}
+
+func csr() {
+	for _, v := range csrTypes {
+		for _, tokens := range []int{1, 2, 4} {
+			csrAVX512(v.name, v.size, tokens)
+		}
+		csrAVX2(v.name, v.size)
+	}
+}
+
+func csrBatch() {
+	for _, v := range csrTypes {
+		for vecs := 1; vecs <= 4; vecs++ {
+			csrBatchTile(avx512, v.name, v.size, vecs)
+			csrBatchTile(avx2, v.name, v.size, vecs)
+		}
+	}
+	csrOut()
+}
+
+// values loads the values of a step as float32.
+func (s isa) values(typ string, m Mem, w VecVirtual) {
+	switch typ {
+	case "F32":
+		VMOVUPS(m, w)
+	case "F16":
+		VCVTPH2PS(m, w)
+	case "BF16":
+		VPMOVZXWD(m, w)
+		VPSLLD(Imm(16), w, w)
+	case "Int8":
+		VPMOVSXBD(m, w)
+		VCVTDQ2PS(w, w)
+	}
+}
+
+// csrAVX512: out[t*ld+lane] += sum, times the row's scale for int8.
+func csrAVX512(typ string, size, tokens int) {
+	s := avx512
+	TEXT(fmt.Sprintf("csr%sAVX512x%d", typ, tokens), NOSPLIT, "func(a *byte)")
+	Pragma("noescape")
+	a := Load(Param("a"), GP64())
+	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
+	out, step, off, x, ldx, n := load(cOut), load(cStep), load(cOff), load(cX), load(cLdx), load(cSteps)
+	acc := s.regs(tokens)
+	for _, v := range acc {
+		s.zero(v)
+	}
+	upper, c := s.reg(), GP32()
+	MOVL(U32(32), c)
+	VPBROADCASTD(c, upper)
+	bytes := 16*size + 16
+	Label("step")
+	p := GP64()
+	MOVWQZX(Mem{Base: off}, p)
+	LEAQ(Mem{Base: x, Index: p, Scale: 4}, p)
+	idx, w := s.reg(), s.reg()
+	VPMOVZXBD(Mem{Base: step, Disp: 16 * size}, idx)
+	s.values(typ, Mem{Base: step}, w)
+	PREFETCHT0(Mem{Base: step, Disp: 2048})
+	k := K()
+	VPTESTMD(upper, idx, k)
+	for t := range tokens {
+		lo, hi, xl, xh := s.reg(), s.reg(), s.reg(), s.reg()
+		VMOVUPS(Mem{Base: p}, xl)
+		VMOVUPS(Mem{Base: p, Disp: 128}, xh)
+		VMOVAPS(idx, lo)
+		VMOVAPS(idx, hi)
+		VPERMI2PS(Mem{Base: p, Disp: 64}, xl, lo)
+		VPERMI2PS(Mem{Base: p, Disp: 192}, xh, hi)
+		VBLENDMPS(hi, lo, k, lo)
+		VFMADD231PS(lo, w, acc[t])
+		if t+1 < tokens {
+			ADDQ(ldx, p)
+		}
+	}
+	ADDQ(U32(uint32(bytes)), step)
+	ADDQ(U32(2), off)
+	DECQ(n)
+	JNZ(LabelRef("step"))
+	rs, ld := load(cRs), load(cLd)
+	for t, v := range acc {
+		if typ == "Int8" {
+			VMULPS(Mem{Base: rs}, v, v)
+		}
+		VADDPS(Mem{Base: out}, v, v)
+		VMOVUPS(v, Mem{Base: out})
+		if t+1 < tokens {
+			ADDQ(ld, out)
+		}
+	}
+	VZEROUPPER()
+	RET()
+}
+
+// csrAVX2 is csrAVX512 for 8 rows and one token.
+func csrAVX2(typ string, size int) {
+	s := avx2
+	TEXT(fmt.Sprintf("csr%sAVX2x1", typ), NOSPLIT, "func(a *byte)")
+	Pragma("noescape")
+	a := Load(Param("a"), GP64())
+	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
+	out, step, off, x, n := load(cOut), load(cStep), load(cOff), load(cX), load(cSteps)
+	acc := s.reg()
+	s.zero(acc)
+	bytes := 8*size + 8
+	Label("step")
+	p := GP64()
+	MOVWQZX(Mem{Base: off}, p)
+	LEAQ(Mem{Base: x, Index: p, Scale: 4}, p)
+	PREFETCHT0(Mem{Base: step, Disp: 2048})
+	half := [2]VecVirtual{XMM(), XMM()}
+	for l := range 8 {
+		i := GP64()
+		MOVBQZX(Mem{Base: step, Disp: 8*size + l}, i)
+		m := Mem{Base: p, Index: i, Scale: 4}
+		if l%4 == 0 {
+			VMOVSS(m, half[l/4])
+		} else {
+			VINSERTPS(Imm(uint64(l%4*16)), m, half[l/4], half[l/4])
+		}
+	}
+	v := s.reg()
+	VINSERTF128(Imm(1), half[1], half[0].AsY(), v)
+	w := s.reg()
+	s.values(typ, Mem{Base: step}, w)
+	VFMADD231PS(v, w, acc)
+	ADDQ(U32(uint32(bytes)), step)
+	ADDQ(U32(2), off)
+	DECQ(n)
+	JNZ(LabelRef("step"))
+	if typ == "Int8" {
+		rs := load(cRs)
+		VMULPS(Mem{Base: rs}, acc, acc)
+	}
+	VADDPS(Mem{Base: out}, acc, acc)
+	VMOVUPS(acc, Mem{Base: out})
+	VZEROUPPER()
+	RET()
+}
+
+// csrBatchTile: out[lane][tokens] += sum over steps of value * x[column][tokens]
+// for a tile of vecs vectors of tokens.
+func csrBatchTile(s isa, typ string, size, vecs int) {
+	TEXT(fmt.Sprintf("csrBatch%s%sx%d", typ, s.name, vecs), NOSPLIT, "func(a *byte)")
+	Pragma("noescape")
+	a := Load(Param("a"), GP64())
+	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
+	out, first, x, lanes := load(cOut), load(cStep), load(cX), load(cLanes)
+	rows := s.vec / 4
+	bytes := rows*size + rows
+	// Values and indices of a lane start at its own places.
+	index := GP64()
+	LEAQ(Mem{Base: first, Disp: rows * size}, index)
+	Label("lane")
+	off, n := load(cOff), load(cSteps)
+	v, i := GP64(), GP64()
+	MOVQ(first, v)
+	MOVQ(index, i)
+	acc := s.regs(vecs)
+	for j, r := range acc {
+		VMOVUPS(Mem{Base: out, Disp: s.vec * j}, r)
+	}
+	Label("step")
+	c, d := GP64(), GP64()
+	MOVWQZX(Mem{Base: off}, c)
+	MOVBQZX(Mem{Base: i}, d)
+	ADDQ(d, c)
+	IMUL3Q(U32(uint32(s.vec*vecs)), c, c)
+	ADDQ(x, c)
+	w := s.reg()
+	switch typ {
+	case "F32":
+		VBROADCASTSS(Mem{Base: v}, w)
+	case "F16":
+		h := XMM()
+		VPBROADCASTW(Mem{Base: v}, h)
+		VCVTPH2PS(h, h)
+		VBROADCASTSS(h, w)
+	case "BF16":
+		h, g := XMM(), GP32()
+		MOVWLZX(Mem{Base: v}, g)
+		SHLL(Imm(16), g)
+		VMOVD(g, h)
+		VBROADCASTSS(h, w)
+	case "Int8":
+		h, g := XMM(), GP32()
+		MOVBLSX(Mem{Base: v}, g)
+		VMOVD(g, h)
+		VCVTDQ2PS(h, h)
+		VBROADCASTSS(h, w)
+	}
+	for j, r := range acc {
+		VFMADD231PS(Mem{Base: c, Disp: s.vec * j}, w, r)
+	}
+	ADDQ(U32(uint32(bytes)), v)
+	ADDQ(U32(uint32(bytes)), i)
+	ADDQ(U32(2), off)
+	DECQ(n)
+	JNZ(LabelRef("step"))
+	for j, r := range acc {
+		VMOVUPS(r, Mem{Base: out, Disp: s.vec * j})
+	}
+	ADDQ(U32(uint32(s.vec*vecs)), out)
+	ADDQ(U32(uint32(size)), first)
+	INCQ(index)
+	DECQ(lanes)
+	JNZ(LabelRef("lane"))
+	VZEROUPPER()
+	RET()
+}
+
+// csrOut transposes 8 rows by 8 tokens: out[t*ld+r] += tile[r*ldt+t] * rs[r].
+func csrOut() {
+	TEXT("csrOutAVX2", NOSPLIT, "func(out *float32, ld uintptr, tile *float32, ldt uintptr, rs *float32)")
+	Pragma("noescape")
+	out, ld := Load(Param("out"), GP64()), Load(Param("ld"), GP64())
+	src, ldt := Load(Param("tile"), GP64()), Load(Param("ldt"), GP64())
+	rs := Load(Param("rs"), GP64())
+	var r, q [8]VecVirtual
+	for i := range r {
+		r[i] = YMM()
+		VMOVUPS(Mem{Base: src}, r[i])
+		ADDQ(ldt, src)
+	}
+	transpose(&r, &q)
+	scale := YMM()
+	VMOVUPS(Mem{Base: rs}, scale)
+	for i := range q {
+		VFMADD213PS(Mem{Base: out}, scale, q[i])
+		VMOVUPS(q[i], Mem{Base: out})
+		ADDQ(ld, out)
+	}
+	VZEROUPPER()
+	RET()
+
+	TEXT("transposeAVX2", NOSPLIT, "func(dst *float32, ldd uintptr, src *float32, lds uintptr, n int)")
+	Pragma("noescape")
+	// dst[c*ldd+i] = src[i*lds+c] for 8 rows i and n blocks of 8 columns c.
+	dst, ldd := Load(Param("dst"), GP64()), Load(Param("ldd"), GP64())
+	from, lds := Load(Param("src"), GP64()), Load(Param("lds"), GP64())
+	n := Load(Param("n"), GP64())
+	Label("columns")
+	p := GP64()
+	MOVQ(from, p)
+	var u, v [8]VecVirtual
+	for i := range u {
+		u[i] = YMM()
+		VMOVUPS(Mem{Base: p}, u[i])
+		ADDQ(lds, p)
+	}
+	transpose(&u, &v)
+	for i := range v {
+		VMOVUPS(v[i], Mem{Base: dst})
+		ADDQ(ldd, dst)
+	}
+	ADDQ(U32(32), from)
+	DECQ(n)
+	JNZ(LabelRef("columns"))
+	VZEROUPPER()
+	RET()
+}
+
+// transpose is the usual 8 x 8 network: pairs, quadruples, halves.
+func transpose(r, out *[8]VecVirtual) {
+	var t [8]VecVirtual
+	for i := range 4 {
+		t[2*i], t[2*i+1] = YMM(), YMM()
+		VUNPCKLPS(r[2*i+1], r[2*i], t[2*i])
+		VUNPCKHPS(r[2*i+1], r[2*i], t[2*i+1])
+	}
+	var u [8]VecVirtual
+	for h := range 2 {
+		for k := range 2 {
+			lo, hi := YMM(), YMM()
+			VSHUFPS(Imm(0x44), t[4*h+2+k], t[4*h+k], lo)
+			VSHUFPS(Imm(0xee), t[4*h+2+k], t[4*h+k], hi)
+			u[4*h+2*k], u[4*h+2*k+1] = lo, hi
+		}
+	}
+	for i := range 4 {
+		out[i], out[i+4] = YMM(), YMM()
+		VPERM2F128(Imm(0x20), u[i+4], u[i], out[i])
+		VPERM2F128(Imm(0x31), u[i+4], u[i], out[i+4])
+	}
+}
