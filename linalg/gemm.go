@@ -231,6 +231,13 @@ func (g *gemm[T]) blockB(s *scratch[T], nr, j0, j1, k0, k int) ([]T, int) {
 func (g *gemm[T]) panelA(s *scratch[T], i, rows, mr, k0, k int) (a []T, ars, acs int) {
 	if g.transA {
 		s.a = grow(s.a, mr*k)
+		if rows == 8 {
+			// The usual case, without a call for every 32 bytes.
+			for p := range k {
+				*(*[8]T)(s.a[p*8:]) = *(*[8]T)(g.a[(k0+p)*g.lda+i:])
+			}
+			return s.a, 1, 8
+		}
 		for p := range k {
 			copy(s.a[p*mr:p*mr+rows], g.a[(k0+p)*g.lda+i:(k0+p)*g.lda+i+rows])
 		}

@@ -34,8 +34,15 @@ func packTrans[T Float](dst []T, nr int, b []T, ldb, cols, k int) {
 
 // packPlain fills one panel from B [k, n] row-major: dst[p*nr+j] = b[p*ldb+j].
 func packPlain[T Float](dst []T, nr int, b []T, ldb, cols, k int) {
-	for p := range k {
-		copy(dst[p*nr:p*nr+cols], b[p*ldb:p*ldb+cols])
+	if cols == 8 {
+		// Heads of 8: not worth a call to copy.
+		for p := range k {
+			*(*[8]T)(dst[p*nr:]) = *(*[8]T)(b[p*ldb:])
+		}
+	} else {
+		for p := range k {
+			copy(dst[p*nr:p*nr+cols], b[p*ldb:p*ldb+cols])
+		}
 	}
 	zeroColumns(dst, nr, cols, k)
 }

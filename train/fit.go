@@ -261,12 +261,18 @@ func (r *run) evaluate() (*Evaluation, error) {
 	return &e, nil
 }
 
-// metric turns a loss into the named figure.
+// Perplexity is exp of the mean negative log-likelihood.
+func (v LossValue) Perplexity() float64 { return math.Exp(v.NLL) }
+
+// Accuracy is the share of rows whose largest logit is the target's, 0..1.
+func (v LossValue) Accuracy() float64 { return float64(v.Correct) / float64(max(1, v.Rows)) }
+
+// metric is the named figure.
 func (v LossValue) metric(name string) float64 {
 	if name == "perplexity" {
-		return math.Exp(v.NLL)
+		return v.Perplexity()
 	}
-	return float64(v.Correct) / float64(max(1, v.Rows))
+	return v.Accuracy()
 }
 
 func (r *run) finish() Report {
