@@ -45,12 +45,24 @@ type block struct {
 	threads  int
 }
 
-func newBlock(l *launch) *block {
-	b := &block{run: l, k: l.k, threads: l.block.Count()}
+// takeBlock gives a machine for the launch: one left over from an earlier launch
+// of the kernel with as many threads, or a new one.
+func takeBlock(l *launch) *block {
+	b, _ := l.k.blocks.Get().(*block)
+	if b == nil || b.threads != l.block.Count() {
+		b = newBlock(l)
+	}
+	b.run = l
 	b.shared.check, b.shared.poison = !l.dev.cfg.NoRaces, !l.dev.cfg.NoUninit
+	b.count = nil
 	if l.dev.cfg.Stats {
 		b.count = newCounters(len(l.k.code))
 	}
+	return b
+}
+
+func newBlock(l *launch) *block {
+	b := &block{run: l, k: l.k, threads: l.block.Count()}
 	n := (b.threads + 31) / 32
 	for i := 0; i < n; i++ {
 		w := &warp{blk: b, id: i, vc: make([]uint32, n), launch: full,
@@ -76,7 +88,7 @@ func (b *block) reset(linear int) {
 	b.shared.reset(b.run.sharedSize)
 	b.alive = len(b.warps)
 	for i := range b.barriers {
-		b.barriers[i].arrived = 0
+		b.barriers[i].arrived, b.barriers[i].waiting = 0, b.barriers[i].waiting[:0]
 	}
 	for _, w := range b.warps {
 		clear(w.d32)
@@ -87,6 +99,7 @@ func (b *block) reset(linear int) {
 			w.local[i] = poisonByte
 		}
 		w.pc, w.mask, w.live, w.state, w.steps = 0, w.launch, w.launch, warpReady, 0
+		w.onResume = nil
 		w.groups, w.copies, w.groupN = w.groups[:0], w.copies[:0], [32]uint32{}
 		w.clock = 0
 		w.syncWarp() // clocks start at 1: 0 means never

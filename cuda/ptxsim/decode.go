@@ -2,6 +2,7 @@ package ptxsim
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ type kernelCode struct {
 	namesP   []string
 	opcodes  []string
 	dynAlign int
+	blocks   sync.Pool // machines of finished launches
 }
 
 type constSlot struct {
@@ -179,7 +181,7 @@ func (b *builder) syncNeed(st *statement) func(*warp, uint32) uint32 {
 		if !slices.Contains(st.mods, "sync") || len(st.args) == 0 {
 			return nil
 		}
-		mask, err := b.src(st.args[len(st.args)-1], tB32)
+		mask, err := b.strict(st.args[len(st.args)-1], tB32)
 		if err != nil {
 			return nil
 		}
@@ -197,14 +199,24 @@ func (w *warp) memberMask(s slot, m uint32, uniform bool) uint32 {
 	if m == 0 {
 		return 0
 	}
-	s.check(w, m)
+	r := w.in32(s.i, m)
 	var all uint32
-	first := uint32(s.get(w, firstLane(m)))
+	first := r[firstLane(m)&31]
+	same := true
+	for mm := m; mm != 0; mm &= mm - 1 {
+		if r[bits.TrailingZeros32(mm)&31] != first {
+			same = false
+			break
+		}
+	}
+	if same && m&^first == 0 {
+		return first & w.live
+	}
 	for i := 0; i < 32; i++ {
 		if m>>i&1 == 0 {
 			continue
 		}
-		mm := uint32(s.get(w, i))
+		mm := r[i]
 		if mm>>i&1 == 0 {
 			w.fail(KindOperand, i, "lane %d executes with member mask %#08x that lacks it", i, mm)
 		}

@@ -2,6 +2,7 @@ package ptxsim
 
 import (
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,7 +73,7 @@ func TestFailuresOnDemand(t *testing.T) {
 
 func TestLaunchChecks(t *testing.T) {
 	d := NewDevice(Config{Major: 8, Minor: 0})
-	m, err := d.Load(ptxHead + ".visible .entry k(.param .u32 a, .param .u64 b, .param .u8 c, .param .align 8 .b8 s[12]) .maxntid 64, 1, 1 { .shared .align 4 .b8 x[1024]; ret; }")
+	m, err := d.Load(strings.Replace(ptxHead, "sm_89", "sm_80", 1) + ".visible .entry k(.param .u32 a, .param .u64 b, .param .u8 c, .param .align 8 .b8 s[12]) .maxntid 64, 1, 1 { .shared .align 4 .b8 x[1024]; ret; }")
 	require.NoError(t, err)
 	k, err := m.Kernel("k")
 	require.NoError(t, err)

@@ -235,7 +235,7 @@ func fma32(a, b, c float32) float32 {
 	p := float64(a) * float64(b)
 	s := p + float64(c)
 	bits := math.Float64bits(s)
-	if bits&0x1fffffff != 0x10000000 && math.Abs(s) >= 0x1p-126 {
+	if bits&0x1fffffff != 0x10000000 && (math.Abs(s) >= 0x1p-126 || s == 0) {
 		return float32(s)
 	}
 	return float32(sumOdd(p, float64(c)))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,9 +32,18 @@ func (d *Device) Load(ptx string) (*Module, error) {
 	if err := d.enter("cuModuleLoadData"); err != nil {
 		return nil, err
 	}
+	if c := recall(ptx); c != nil {
+		if err := d.checkTarget(c.prog.target); err != nil {
+			return nil, err
+		}
+		return c.module(d), nil
+	}
 	prog, err := parse(ptx)
 	if err != nil {
 		return nil, fmt.Errorf("ptx: %w", err)
+	}
+	if err := d.checkTarget(prog.target); err != nil {
+		return nil, err
 	}
 	m := &Module{dev: d, prog: prog, kernels: map[string]*Kernel{}, vars: map[string]*allocation{}}
 	if err := m.placeVariables(); err != nil {
@@ -55,12 +65,30 @@ func (d *Device) Load(ptx string) (*Module, error) {
 			m.free()
 			return nil, fmt.Errorf("ptx: %w", err)
 		}
-		k := &Kernel{mod: m, code: code}
-		k.maxDynamic.Store(int64(48<<10 - fn.sharedFixed))
-		m.kernels[fn.name] = k
-		m.names = append(m.names, fn.name)
+		m.add(code)
 	}
+	remember(ptx, m)
 	return m, nil
+}
+
+// checkTarget refuses text for a newer architecture, as the driver's compiler
+// does; sm_90a and the like run on that architecture only.
+func (d *Device) checkTarget(target string) error {
+	have := 10*d.cfg.Major + d.cfg.Minor
+	digits := strings.TrimPrefix(target, "sm_")
+	exact := strings.HasSuffix(digits, "a")
+	want, err := strconv.Atoi(strings.TrimRight(digits, "af"))
+	if err != nil || want > have || exact && want != have {
+		return fmt.Errorf("ptx: .target %s on a device of sm_%d: %w", target, have, ErrInvalidPTX)
+	}
+	return nil
+}
+
+func (m *Module) add(code *kernelCode) {
+	k := &Kernel{mod: m, code: code}
+	k.maxDynamic.Store(int64(48<<10 - code.fn.sharedFixed))
+	m.kernels[code.name] = k
+	m.names = append(m.names, code.name)
 }
 
 // placeVariables puts .global and .const variables into device memory.
@@ -320,7 +348,7 @@ func (l *launch) exec() (*counters, error) {
 	var total *counters
 	var firstErr error
 	work := func() {
-		b := newBlock(l)
+		b := takeBlock(l)
 		for !stop.Load() {
 			i := int(next.Add(1)) - 1
 			if i >= blocks {
@@ -345,6 +373,8 @@ func (l *launch) exec() (*counters, error) {
 			total.merge(b.count)
 			mu.Unlock()
 		}
+		b.run, b.count = nil, nil
+		l.k.blocks.Put(b)
 	}
 	workers := min(l.dev.cfg.Workers, blocks)
 	if workers <= 1 {
