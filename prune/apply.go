@@ -27,6 +27,9 @@ type Options struct {
 	Progress func(done, total int, layer LayerReport)
 	// Log receives what a user should know: a damping that was raised, say.
 	Log func(line string)
+	// Journal is a folder in which calibrated methods keep finished blocks, so
+	// that an interrupted run can go on; "": none. See ClearJournal.
+	Journal string
 	// SourceSHA256 of the model's file goes into the recipe.
 	SourceSHA256 string
 }
@@ -60,11 +63,16 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	case scorer:
 		r.p = resolveScope(p, ScopeLayer)
 		err = r.scored(m)
-	case Best:
-		err = r.sequential(m)
 	case calibrated:
 		r.p = resolveScope(p, m.scope())
-		err = r.blockwise(m)
+		if r.id, err = r.fingerprint(m); err != nil {
+			return nil, err
+		}
+		if best, ok := m.(Best); ok {
+			err = r.toward(best)
+		} else {
+			err = r.blockwise(m)
+		}
 	default:
 		err = fmt.Errorf("prune: method %s: %w", m.Name(), ErrMethod)
 	}
@@ -94,6 +102,7 @@ type run struct {
 	targets []*model.Weight
 	rep     *Report
 	sums    [][sha256.Size]byte // mask digest of each target
+	id      string              // the journal's fingerprint
 
 	mu   sync.Mutex
 	done int
@@ -149,9 +158,9 @@ func (r *run) finished(i int, l LayerReport, sum [sha256.Size]byte) {
 // read unpacks target i and checks that every weight is a number.
 func (r *run) read(i int) ([]float32, error) {
 	w := r.targets[i]
-	f, err := sparse.Read(w.Data)
+	f, err := unpacked(w)
 	if err != nil {
-		return nil, fmt.Errorf("prune: %q: %w", w.Name, err)
+		return nil, err
 	}
 	_, cols := w.Data.Dims()
 	return f, finite(f, w.Name, cols)

@@ -41,35 +41,23 @@ type layer struct {
 // the inputs of its Linears; these are pruned; the windows run again through the
 // pruned block, and what comes out is the next block's input.
 func (r *run) blockwise(m calibrated) error {
-	c := m.calib()
-	if r.g.Config == nil {
-		return fmt.Errorf("prune: %s needs a language model: %w", m.Name(), ErrCalib)
-	}
-	var err error
-	if r.rep.Calibration, err = c.describe(r.g.Config.Vocab); err != nil {
-		return err
-	}
-	pool := linalg.NewPool(r.threads())
-	f, err := newFlow(r.g, pool, c)
+	f, layers, err := r.openFlow(m.calib())
 	if err != nil {
 		return err
 	}
-	before, layers, _, err := blocks(r.g)
-	if err != nil {
-		return err
-	}
-	if err := r.inLayers(layers); err != nil {
-		return err
-	}
-	if err := f.advance(r.ctx, before.hi); err != nil {
-		return err
-	}
-	for _, s := range layers {
-		groups := r.groups(s)
+	for b, s := range layers {
+		if r.done == len(r.targets) {
+			break // nothing is left to prune
+		}
 		if err := f.x.load(f.nodes(s)); err != nil {
 			return err
 		}
-		if len(groups) > 0 {
+		groups := r.groups(s)
+		restored, err := r.restore(b, groups, f.x)
+		if err != nil {
+			return err
+		}
+		if len(groups) > 0 && !restored {
 			grams, err := f.collect(r.ctx, span{s.lo, groups[len(groups)-1].first}, groups, m.needsGram())
 			if err != nil {
 				return err
@@ -82,13 +70,40 @@ func (r *run) blockwise(m calibrated) error {
 				}
 				grams[gi] = nil
 			}
+			if err := r.record(b, groups); err != nil {
+				return err
+			}
 		}
-		if err := f.chunks(r.ctx, s, liveAt(r.g, s.hi), nil); err != nil {
+		if err := f.advance(r.ctx, s.hi); err != nil {
 			return err
 		}
 		f.x.drop(f.nodes(s))
 	}
 	return nil
+}
+
+// openFlow checks the calibration data and the targets and runs the windows up
+// to the first layer.
+func (r *run) openFlow(c Calib) (*flow, []span, error) {
+	if r.g.Config == nil {
+		return nil, nil, fmt.Errorf("prune: calibration needs a language model: %w", ErrCalib)
+	}
+	var err error
+	if r.rep.Calibration, err = c.describe(r.g.Config.Vocab); err != nil {
+		return nil, nil, err
+	}
+	before, layers, _, err := blocks(r.g)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.inLayers(layers); err != nil {
+		return nil, nil, err
+	}
+	f, err := newFlow(r.g, linalg.NewPool(r.threads()), c)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, layers, f.advance(r.ctx, before.hi)
 }
 
 // group is the targets that share an input.
@@ -166,8 +181,12 @@ func (r *run) solve(m calibrated, x *executor, i int, g *gram) error {
 	}
 	l := &layer{name: t.Name, rows: rows, cols: cols, w: w, gram: g, pattern: r.p, pool: x.pool, log: r.logf}
 	if r.o.KeepZeros {
+		was, err := unpacked(t) // w may have been fitted since
+		if err != nil {
+			return err
+		}
 		l.frozen = make([]bool, len(w))
-		for j, v := range w {
+		for j, v := range was {
 			l.frozen[j] = v == 0
 		}
 	}

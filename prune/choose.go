@@ -110,8 +110,14 @@ func maskOf(keys []uint32, rows, cols int, p Pattern) (*sparse.Mask, error) {
 	m := fullMask(rows, cols)
 	switch p := p.(type) {
 	case NM:
+		keep := make([]bool, cols)
 		for r := range rows {
-			dropNM(keys[r*cols:(r+1)*cols], p, func(c int) { m.Drop(r, c) })
+			keepNM(keys[r*cols:(r+1)*cols], p, keep)
+			for c, k := range keep {
+				if !k {
+					m.Drop(r, c)
+				}
+			}
 		}
 	case Block:
 		dropBlocks(keys, rows, cols, p, m)
@@ -154,23 +160,30 @@ func dropRow(keys []uint32, k int, idx []int32, drop func(i int)) {
 	}
 }
 
-// dropNM drops the smallest of every group of Of keys of a row.
-func dropNM(keys []uint32, p NM, drop func(c int)) {
+// keepNM marks what stays of every group of Of keys of a row: all but the
+// smallest, of equal ones the last.
+func keepNM(keys []uint32, p NM, keep []bool) {
+	var rank [8]int // how many keys of the group rank before each
+	before := rank[:]
+	if p.Of > len(before) {
+		before = make([]int, p.Of)
+	}
 	for g := 0; g < len(keys); g += p.Of {
 		grp := keys[g:min(g+p.Of, len(keys))]
-		// A selection by counting: weight i goes when fewer than k others rank
-		// before it. Groups are small; nothing is allocated.
-		k := len(grp) - p.keep(len(grp))
-		for i, x := range grp {
-			before := 0
-			for j, y := range grp {
-				if y < x || (y == x && j < i) {
-					before++
+		before := before[:len(grp)]
+		clear(before)
+		for j := 1; j < len(grp); j++ {
+			for i := range j {
+				if grp[j] < grp[i] {
+					before[i]++
+				} else {
+					before[j]++
 				}
 			}
-			if before < k {
-				drop(g + i)
-			}
+		}
+		drop := len(grp) - p.keep(len(grp))
+		for i, n := range before {
+			keep[g+i] = n >= drop
 		}
 	}
 }

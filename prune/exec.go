@@ -5,6 +5,7 @@ import (
 
 	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/sparse"
 )
 
 // executor runs the nodes of a language model in float32 over whole windows, for
@@ -179,4 +180,13 @@ func (x *executor) eachRow(rows int, f func(r int)) {
 			f(r)
 		}
 	})
+}
+
+// unpacked returns a copy of a matrix of any form.
+func unpacked(w *model.Weight) ([]float32, error) {
+	f, err := sparse.Read(w.Data)
+	if err != nil {
+		return nil, fmt.Errorf("prune: %q: %w", w.Name, err)
+	}
+	return f, nil
 }

@@ -118,7 +118,7 @@ func randomLayer(t testing.TB, seed uint64, rows, cols, tokens int, p Pattern) *
 // The updates must pay: SparseGPT loses less output than zeroing the same
 // weights, and solving again loses less than SparseGPT.
 func TestUpdatesReduceTheOutputError(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(3) {
 		for _, p := range []Pattern{Pattern24, NM{4, 8}, NM{1, 4}, Unstructured{Sparsity: 0.5}, Unstructured{Sparsity: 0.8}} {
 			l := randomLayer(t, seed, 19, 172, 400, p)
 			before := append([]float32(nil), l.w...)
@@ -136,7 +136,14 @@ func TestUpdatesReduceTheOutputError(t *testing.T) {
 			require.Less(t, updated, l.outputError(before), "%v seed %d: zeroing alone", p, seed)
 			copy(l.w, solved)
 			require.NoError(t, l.resolve(context.Background(), before, 0, 100))
-			require.Less(t, l.outputError(before), updated, "%v seed %d: solving again", p, seed)
+			again := l.outputError(before)
+			require.Less(t, again, updated, "%v seed %d: solving again", p, seed)
+
+			copy(l.w, before)
+			l.pattern = resolveScope(p, ScopeLayer)
+			require.NoError(t, ALPS{}.solve(context.Background(), l))
+			require.NoError(t, checkHeld(l))
+			require.Less(t, l.error, again, "%v seed %d: ALPS", p, seed)
 		}
 	}
 }

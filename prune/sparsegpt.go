@@ -96,7 +96,7 @@ func (l *layer) sweep(ctx context.Context, f *factor, block int) error {
 			dropSmallest(keys, budget(rows*n, l.pattern.Target()), func(i int) { drop[i/n*block+i%n] = true })
 		}
 		l.pool.Split(rows, 1, func(lo, hi int) {
-			keys := make([]uint32, nm.Of)
+			keys, keep := make([]uint32, nm.Of), make([]bool, nm.Of)
 			for r := lo; r < hi; r++ {
 				row := w[r*cols+c0 : r*cols+c0+n]
 				e, d := errs[r*block:r*block+n], drop[r*block:r*block+n]
@@ -104,7 +104,10 @@ func (l *layer) sweep(ctx context.Context, f *factor, block int) error {
 					if isNM && i%nm.Of == 0 {
 						k := keys[:min(nm.Of, n-i)]
 						l.obsKeys(k, r, c0+i, f)
-						dropNM(k, nm, func(c int) { d[i+c] = true })
+						keepNM(k, nm, keep)
+						for c := range k {
+							d[i+c] = !keep[c]
+						}
 					}
 					v = row[i]
 					q := v
