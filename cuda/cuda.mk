@@ -96,7 +96,8 @@ cuda/dl/slots.h: cuda/dl/functions.h
 
 .PHONY: cuda cuda-sim cuda-test
 cuda: cuda-cubins $(CUDA12_STAMP) $(CUDA_OUT)/libcuda.a ## build ./sparserun-cuda, with the GPU backend
-	$(CUDA_CGO) go build -tags cuda -trimpath -o sparserun-cuda ./cmd/sparserun
+	@# go does not see inside libcuda.a: naming its hash makes it link again when that changes
+	$(CUDA_CGO) go build -tags cuda -trimpath -ldflags "-X main.cudaForwarder=$$(sha256sum $(CUDA_OUT)/libcuda.a | cut -c1-12)" -o sparserun-cuda ./cmd/sparserun
 
 # The fake driver: the simulator as libcuda.so.1.
 cuda-sim: $(CUDA_OUT)/sim/libcuda.so.1

@@ -46,7 +46,7 @@ fault() {
   grep -q "$want" "$tmp/err" || fail "$name: want '$want', got: $(cat "$tmp/err")"
   ok "$name: $(cat "$tmp/err")"
 }
-fault "out of memory" OUT_OF_MEMORY PTXSIM_FAIL=cuMemAlloc_v2:1:2
+fault "pinned memory" OUT_OF_MEMORY PTXSIM_FAIL=cuMemHostAlloc:1:2
 fault "small device" OUT_OF_MEMORY PTXSIM_MEM=1000000
 fault "no device" "no CUDA device" PTXSIM_DEVICES=0
 fault "old architecture" "architecture" PTXSIM_CC=7.5
