@@ -30,6 +30,10 @@ for t in f16 int8; do
   ok "2:4 $t runs"
 done
 
+sim $bin bench --backend cuda --shapes 128x256 --dtypes f16,int8 --layouts dense,nm24,csr --sparsity 0.9 --batch 1,16 --rounds 1 -q >"$tmp/bench"
+grep -q 'simulated, not a speed' "$tmp/bench" || fail "bench does not say that its times are simulated: $(cat "$tmp/bench")"
+ok "bench: $(grep -c 128x256 "$tmp/bench") rows, labelled: simulated, not a speed"
+
 # Without a driver the same binary starts; auto falls back, cuda says why.
 $bin run "$data/stories260K" -n 2 --backend auto >/dev/null 2>"$tmp/err" || fail "auto without a driver"
 grep -q '^no GPU is used: ' "$tmp/err" || fail "auto does not say that no GPU is used: $(cat "$tmp/err")"

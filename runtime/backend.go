@@ -67,7 +67,8 @@ type Backend interface {
 // planner uses it where it is there.
 type Timer interface {
 	// Machine names what a measurement depends on: CPU model, threads, instruction
-	// set, version. Measurements are cached under it.
+	// set, version. Measurements are cached under it. Empty: times mean nothing here
+	// (a simulator), and the planner does not ask for any.
 	Machine() string
 	// Time is the median time of one Linear of rows x cols weights, a share
 	// density of them nonzero, over batch rows of activations, with weights that

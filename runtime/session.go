@@ -74,7 +74,7 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 		return nil, err
 	}
 	pl := &planner{ctx: context.Background(), b: b, o: &c.Options, lm: g.Config != nil, choices: map[*model.Weight]*Choice{}}
-	if t, ok := b.(Timer); ok && c.Sparse == SparseAuto {
+	if t, ok := b.(Timer); ok && c.Sparse == SparseAuto && t.Machine() != "" {
 		pl.table = OpenTable(t, c.cacheDir)
 	}
 	if err := pl.scan(g, goruntime.GOMAXPROCS(0)); err != nil {

@@ -63,14 +63,22 @@ type machineJSON struct {
 	Threads  int     `json:"threads"`
 	ReadGBps float64 `json:"read_gb_per_s,omitempty"`
 	Time     string  `json:"time"`
+	Note     string  `json:"note,omitempty"`
 }
 
 // limits is what a backend knows of its machine's ceilings.
 type limits interface {
 	ReadBandwidth() float64 // bytes per second of the backend's threads together, measured
 	Workers() int
+}
+
+// sized is a backend that knows how large a Linear is in a form.
+type sized interface {
 	LinearBytes(k runtime.Kernel, rows, cols int, density float64) int64
 }
+
+// simulated labels every time that no hardware took.
+const simulated = "simulated, not a speed"
 
 func (c *benchCmd) Run(g *globals) error {
 	shapes, err := c.shapes()
@@ -92,7 +100,11 @@ func (c *benchCmd) Run(g *globals) error {
 		return err
 	}
 	m := machineJSON{Name: timer.Machine(), Backend: b.Name(), Time: time.Now().UTC().Format(time.RFC3339)}
+	if m.Name == "" {
+		m.Name, m.Note = "PTX simulator", simulated
+	}
 	lim, hasLimits := b.(limits)
+	bytesOf, hasBytes := b.(sized)
 	if hasLimits {
 		m.ReadGBps = lim.ReadBandwidth() / 1e9
 		m.Threads = lim.Workers()
@@ -113,10 +125,10 @@ func (c *benchCmd) Run(g *globals) error {
 		slices.Sort(x.times)
 		x.NS = int64(x.times[len(x.times)/2])
 		x.Threads = m.Threads
-		if hasLimits {
-			x.bytes = lim.LinearBytes(x.kernel, x.Rows, x.Cols, 1-x.Sparsity)
+		if hasBytes {
+			x.bytes = bytesOf.LinearBytes(x.kernel, x.Rows, x.Cols, 1-x.Sparsity)
 			x.GBps = float64(x.bytes) / float64(x.NS)
-			if x.Batch == 1 {
+			if x.Batch == 1 && m.ReadGBps > 0 {
 				x.OfLimit = x.GBps / m.ReadGBps
 			}
 		}
@@ -138,6 +150,9 @@ func (c *benchCmd) Run(g *globals) error {
 		fmt.Fprintf(w, "%s, %d threads", m.Name, m.Threads)
 		if m.ReadGBps > 0 {
 			fmt.Fprintf(w, ", reads %.1f GB/s", m.ReadGBps)
+		}
+		if m.Note != "" {
+			fmt.Fprintf(w, " (%s)", m.Note)
 		}
 		fmt.Fprintf(w, "\n\n")
 		t := table{}
