@@ -140,11 +140,16 @@ func (k *kvCache) write(at, token int, key, value []float32) {
 	d := len(key)
 	v := at + d*k.pageTokens + token*d
 	if k.half {
-		kk, vv := k.f16[at:at+d*k.pageTokens], k.f16[v:v+d]
-		for i, x := range key {
-			kk[i*k.pageTokens+token] = sparse.F32ToF16(x)
+		linalg.F32ToF16(k.f16[v:v+d], value)
+		kk := k.f16[at : at+d*k.pageTokens]
+		var h [64]uint16
+		for c := 0; c < d; c += len(h) {
+			n := min(len(h), d-c)
+			linalg.F32ToF16(h[:n], key[c:c+n])
+			for i, x := range h[:n] {
+				kk[(c+i)*k.pageTokens+token] = x
+			}
 		}
-		linalg.F32ToF16(vv, value)
 		return
 	}
 	kk := k.f32[at : at+d*k.pageTokens]
