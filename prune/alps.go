@@ -73,6 +73,21 @@ func (m ALPS) solve(ctx context.Context, l *layer) error {
 		return err
 	}
 	l.damping = m.Damping
+	return l.finishFit(ctx, goal, m.Damping)
+}
+
+// finishFit quantises where that is asked for and measures the error.
+func (l *layer) finishFit(ctx context.Context, goal []float32, damping float64) error {
+	if l.quant != nil {
+		f, err := l.gram.factorise(l.pool, damping, l.log)
+		if err != nil {
+			return err
+		}
+		l.damping = f.damping
+		if err := l.spread(ctx, f); err != nil {
+			return err
+		}
+	}
 	l.error = l.outputError(goal)
 	return nil
 }
@@ -139,16 +154,18 @@ func (m Resolved) solve(ctx context.Context, l *layer) error {
 			return err
 		}
 	case calibrated:
+		q := l.quant // the mask first, then the codes
+		l.quant = nil
 		if err := of.solve(ctx, l); err != nil {
 			return err
 		}
+		l.quant = q
 	}
 	l.keepNonzero()
 	if err := l.resolve(ctx, goal, m.Damping*l.gram.meanDiag(), m.Iterations); err != nil {
 		return err
 	}
-	l.error = l.outputError(goal)
-	return nil
+	return l.finishFit(ctx, goal, m.Damping)
 }
 
 // keepNonzero settles the mask on the weights that are not zero.

@@ -53,6 +53,9 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	if err := m.check(p); err != nil {
 		return nil, err
 	}
+	if err := o.Store.check(); err != nil {
+		return nil, err
+	}
 	targets, err := Targets(g, o.Include, o.Exclude)
 	if err != nil {
 		return nil, err
@@ -88,6 +91,7 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 		all += n
 	}
 	rep.Sparsity = zeros / max(1, all)
+	rep.BitsPerWeight = 8 * float64(rep.After.Pruned) / max(1, all)
 	r.recipe(m)
 	rep.Seconds = time.Since(start).Seconds()
 	return rep, nil
@@ -208,7 +212,7 @@ func (r *run) scored(s scorer) error {
 			return err
 		}
 		after := squares(w)
-		l, sum, err := r.o.Store.finish(r.targets[i], w, r.p)
+		l, sum, err := r.o.Store.finish(r.targets[i], w, nil, r.p)
 		if err != nil {
 			return err
 		}
@@ -306,6 +310,9 @@ func (r *run) recipe(m Method) {
 	kv["prune.pattern"] = r.rep.Pattern
 	kv["prune.version"] = strconv.Itoa(Version)
 	kv["prune.sparsity"] = strconv.FormatFloat(r.rep.Sparsity, 'g', 8, 64)
+	if s := r.o.Store; s.DType.Quantised() {
+		kv["prune.quant"] = fmt.Sprintf("%v group %d asymmetric %v nearest %v", s.DType, s.Group, s.Asymmetric, s.Nearest)
+	}
 	if r.o.KeepZeros {
 		kv["prune.keep_zeros"] = "true"
 	}

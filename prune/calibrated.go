@@ -2,7 +2,6 @@ package prune
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -30,6 +29,7 @@ type layer struct {
 	keep       []bool    // [rows, cols] the mask, once it is settled
 	gram       *gram
 	pattern    Pattern
+	quant      *quantiser // nil: values stay floats, or are rounded when stored
 	pool       *linalg.Pool
 	log        func(format string, args ...any)
 	damping    float64 // reported, where a factor was taken
@@ -190,12 +190,13 @@ func (r *run) solve(m calibrated, x *executor, i int, g *gram) error {
 			l.frozen[j] = v == 0
 		}
 	}
+	if r.o.Store.DType.Quantised() && !r.o.Store.Nearest && m.needsGram() {
+		l.quant = newQuantiser(r.o.Store, rows, cols)
+	}
 	if err := m.solve(r.ctx, l); err != nil {
 		return fmt.Errorf("prune: %q: %w", t.Name, err)
 	}
-	var rep LayerReport
-	var sum [sha256.Size]byte
-	rep, sum, err := r.o.Store.finish(t, l.w, r.p)
+	rep, sum, err := r.o.Store.finish(t, l.w, l.quant, r.p)
 	if err != nil {
 		return err
 	}

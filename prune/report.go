@@ -41,15 +41,17 @@ type Calibration struct {
 
 // Report is the outcome of a run.
 type Report struct {
-	Method      string        `json:"method"`
-	Pattern     string        `json:"pattern"`
-	Sparsity    float64       `json:"sparsity"` // over the pruned matrices
-	Seconds     float64       `json:"seconds"`
-	Before      Size          `json:"before"`
-	After       Size          `json:"after"`
-	Layers      []LayerReport `json:"layers"`
-	Calibration *Calibration  `json:"calibration,omitempty"`
-	PeakBytes   int64         `json:"peak_bytes,omitempty"` // working memory of the method, by its own account
+	Method   string  `json:"method"`
+	Pattern  string  `json:"pattern"`
+	Sparsity float64 `json:"sparsity"` // over the pruned matrices
+	Seconds  float64 `json:"seconds"`
+	// BitsPerWeight of the pruned matrices, with masks and scales.
+	BitsPerWeight float64       `json:"bits_per_weight"`
+	Before        Size          `json:"before"`
+	After         Size          `json:"after"`
+	Layers        []LayerReport `json:"layers"`
+	Calibration   *Calibration  `json:"calibration,omitempty"`
+	PeakBytes     int64         `json:"peak_bytes,omitempty"` // working memory of the method, by its own account
 	// Recipe goes into the file's metadata: what a rerun and Verify need.
 	Recipe map[string]string `json:"recipe"`
 }

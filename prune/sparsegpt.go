@@ -29,10 +29,10 @@ func (SparseGPT) needsGram() bool { return true }
 func (SparseGPT) scope() Scope    { return ScopeAuto }
 func (s SparseGPT) fill() SparseGPT {
 	if s.Damping == 0 {
-		s.Damping = 0.01
+		s.Damping = defaultDamping
 	}
 	if s.Block == 0 {
-		s.Block = 128
+		s.Block = sweepBlock
 	}
 	return s
 }
@@ -69,65 +69,163 @@ func (s SparseGPT) solve(ctx context.Context, l *layer) error {
 	return nil
 }
 
-// sweep is SparseGPT's walk over the columns of l.w: it chooses the mask by the
-// pattern, block columns at a time, and updates the weights that stay.
+// sweepBlock is how many columns are settled before the rest of the matrix
+// learns of it, and the reference's block of columns that share a budget.
+const sweepBlock = 128
+
+// sweep is SparseGPT's walk over the columns of l.w. It chooses the mask by the
+// pattern, block columns at a time, unless l.keep has settled it; quantises what
+// stays where l.quant says so; and updates the weights to come.
 func (l *layer) sweep(ctx context.Context, f *factor, block int) error {
-	rows, cols, w := l.rows, l.cols, l.w
-	nm, isNM := l.pattern.(NM)
-	if isNM { // a group lies inside one block
-		block = max(nm.Of, block/nm.Of*nm.Of)
+	// A group of the pattern lies inside one block, and so does what shares a scale.
+	unit := 1
+	if nm, ok := l.pattern.(NM); ok {
+		unit = nm.Of
 	}
+	if q := l.quant; q != nil && q.group < l.cols {
+		for n := unit; unit%q.group != 0; unit += n {
+		}
+	}
+	block = max(unit, block/unit*unit)
 	l.zeroDead()
-	errs := make([]float32, rows*block)
-	drop := make([]bool, rows*block)
-	for c0 := 0; c0 < cols; c0 += block {
+	if q := l.quant; q != nil && q.group >= l.cols {
+		l.fitRows(f)
+	}
+	s := &sweeper{l: l, f: f, block: block, errs: make([]float32, l.rows*block), drop: make([]bool, l.rows*block)}
+	for c0 := 0; c0 < l.cols; c0 += block {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := min(block, cols-c0)
-		clear(drop)
-		if !isNM {
-			keys := make([]uint32, rows*n)
-			l.pool.Split(rows, 1, func(lo, hi int) {
-				for r := lo; r < hi; r++ {
-					l.obsKeys(keys[r*n:(r+1)*n], r, c0, f)
-				}
-			})
-			dropSmallest(keys, budget(rows*n, l.pattern.Target()), func(i int) { drop[i/n*block+i%n] = true })
-		}
-		l.pool.Split(rows, 1, func(lo, hi int) {
-			keys, keep := make([]uint32, nm.Of), make([]bool, nm.Of)
+		n := min(block, l.cols-c0)
+		s.choose(c0, n)
+		l.pool.Split(l.rows, 1, func(lo, hi int) {
 			for r := lo; r < hi; r++ {
-				row := w[r*cols+c0 : r*cols+c0+n]
-				e, d := errs[r*block:r*block+n], drop[r*block:r*block+n]
-				for i, v := range row {
-					if isNM && i%nm.Of == 0 {
-						k := keys[:min(nm.Of, n-i)]
-						l.obsKeys(k, r, c0+i, f)
-						keepNM(k, nm, keep)
-						for c := range k {
-							d[i+c] = !keep[c]
-						}
-					}
-					v = row[i]
-					q := v
-					if d[i] || l.frozen != nil && l.frozen[r*cols+c0+i] {
-						q = 0
-					}
-					u := f.u[(c0+i)*cols+c0+i : (c0+i)*cols+c0+n]
-					e[i] = (v - q) / u[0]
-					row[i] = q
-					if e[i] != 0 && i+1 < n {
-						linalg.Axpy(-e[i], u[1:], row[i+1:])
-					}
-				}
+				s.row(r, c0, n)
 			}
 		})
-		if rest := c0 + n; rest < cols {
-			linalg.Gemm(l.pool, false, false, rows, cols-rest, n, -1, errs, block, f.u[c0*cols+rest:], cols, 1, w[rest:], cols)
+		if rest := c0 + n; rest < l.cols {
+			linalg.Gemm(l.pool, false, false, l.rows, l.cols-rest, n, -1, s.errs, block, f.u[c0*l.cols+rest:], l.cols, 1, l.w[rest:], l.cols)
 		}
 	}
 	return nil
+}
+
+// sweeper is the state of a sweep: a block of columns at work.
+type sweeper struct {
+	l     *layer
+	f     *factor
+	block int
+	errs  []float32 // [rows, block] errors over U_ii
+	drop  []bool    // [rows, block]
+}
+
+// choose fills drop for columns c0 .. c0+n as far as it is known before the walk:
+// a settled mask, zeros that stay, and all of an unstructured block.
+func (s *sweeper) choose(c0, n int) {
+	l := s.l
+	clear(s.drop)
+	if l.keep == nil {
+		if _, ok := l.pattern.(NM); !ok {
+			keys := make([]uint32, l.rows*n)
+			l.pool.Split(l.rows, 1, func(lo, hi int) {
+				for r := lo; r < hi; r++ {
+					l.obsKeys(keys[r*n:(r+1)*n], r, c0, s.f)
+				}
+			})
+			dropSmallest(keys, budget(l.rows*n, l.pattern.Target()), func(i int) { s.drop[i/n*s.block+i%n] = true })
+		}
+	}
+	for r := range l.rows {
+		d := s.drop[r*s.block : r*s.block+n]
+		for i := range d {
+			at := r*l.cols + c0 + i
+			if l.keep != nil && !l.keep[at] || l.frozen != nil && l.frozen[at] {
+				d[i] = true
+			}
+		}
+	}
+}
+
+// row walks columns c0 .. c0+n of row r.
+func (s *sweeper) row(r, c0, n int) {
+	l, f, q := s.l, s.f, s.l.quant
+	w := l.w[r*l.cols+c0 : r*l.cols+c0+n]
+	e, drop := s.errs[r*s.block:r*s.block+n], s.drop[r*s.block:r*s.block+n]
+	nm, isNM := l.pattern.(NM)
+	isNM = isNM && l.keep == nil
+	for i := range w {
+		if q != nil && q.group < l.cols && i%q.group == 0 {
+			l.fitGroup(r, c0+i, drop[i:min(i+q.group, n)], f)
+		}
+		if isNM && i%nm.Of == 0 {
+			l.dropNM(nm, r, c0+i, drop[i:min(i+nm.Of, n)], f)
+		}
+		v, to := w[i], float32(0)
+		switch {
+		case drop[i]:
+			if q != nil {
+				q.drop(r, c0+i)
+			}
+		case q != nil:
+			to = q.quantise(r, c0+i, v)
+		default:
+			to = v
+		}
+		u := f.u[(c0+i)*l.cols+c0+i : (c0+i)*l.cols+c0+n]
+		e[i] = (v - to) / u[0]
+		w[i] = to
+		if e[i] != 0 && i+1 < n {
+			linalg.Axpy(-e[i], u[1:], w[i+1:])
+		}
+	}
+}
+
+// dropNM marks what the pattern drops of one group, by the weights as they are now.
+func (l *layer) dropNM(nm NM, r, c0 int, drop []bool, f *factor) {
+	var k [8]uint32
+	var b [8]bool
+	keys, keep := k[:], b[:]
+	if nm.Of > len(k) {
+		keys, keep = make([]uint32, nm.Of), make([]bool, nm.Of)
+	}
+	keys = keys[:len(drop)]
+	l.obsKeys(keys, r, c0, f)
+	keepNM(keys, nm, keep)
+	for i := range drop {
+		drop[i] = drop[i] || !keep[i]
+	}
+}
+
+// fitGroup fits the scale of the weights that share one and that will stay, as
+// far as can be told: an N:M mask ahead is guessed from the weights as they are now.
+func (l *layer) fitGroup(r, c0 int, drop []bool, f *factor) {
+	importance := make([]float32, len(drop))
+	guess := append([]bool(nil), drop...)
+	if nm, ok := l.pattern.(NM); ok && l.keep == nil {
+		for i := 0; i < len(guess); i += nm.Of {
+			l.dropNM(nm, r, c0+i, guess[i:min(i+nm.Of, len(guess))], f)
+		}
+	}
+	for i := range importance {
+		if u := f.u[(c0+i)*l.cols+c0+i]; !guess[i] {
+			importance[i] = 1 / (u * u)
+		}
+	}
+	l.quant.fit(r, c0, l.w[r*l.cols+c0:r*l.cols+c0+len(drop)], importance)
+}
+
+// fitRows fits one scale a row ahead of the walk.
+func (l *layer) fitRows(f *factor) {
+	l.pool.Split(l.rows, 1, func(lo, hi int) {
+		drop := make([]bool, l.cols)
+		for r := lo; r < hi; r++ {
+			for c := range drop {
+				at := r*l.cols + c
+				drop[c] = l.keep != nil && !l.keep[at] || l.frozen != nil && l.frozen[at]
+			}
+			l.fitGroup(r, 0, drop, f)
+		}
+	})
 }
 
 // obsKeys are the scores w^2 / U_ii^2 of a run of columns of a row.

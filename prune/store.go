@@ -15,10 +15,48 @@ type Store struct {
 	Layout sparse.Layout // 0: NM24 where 2:4 holds, else Bitmask where it is smaller than dense
 	DType  sparse.DType  // 0: F16
 	Group  int           // columns per scale of Int8 and Int4; 0: the row
+	// Asymmetric gives every scale a zero point.
+	Asymmetric bool
+	// Nearest rounds every weight by itself. Without it, methods that have the
+	// Gram matrix of the inputs let the weights that follow make up for the
+	// rounding of the ones before, in the same pass that prunes.
+	Nearest bool
 }
 
-// pack stores w, row-major [rows, cols], whose zeros are final.
-func (s Store) pack(w []float32, rows, cols int, p Pattern) (sparse.Matrix, error) {
+func (s Store) check() error {
+	switch s.DType {
+	case 0, sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4:
+	default:
+		return fmt.Errorf("prune: store as %v: %w", s.DType, sparse.ErrType)
+	}
+	if s.Group < 0 {
+		return fmt.Errorf("prune: store: group of %d columns: %w", s.Group, sparse.ErrShape)
+	}
+	return nil
+}
+
+// layout chooses the form for the mask at hand.
+func (s Store) layout(m sparse.Matrix, p Pattern) (sparse.Layout, error) {
+	if s.Layout != 0 {
+		return s.Layout, nil
+	}
+	c, err := sparse.CountZeros(m)
+	if err != nil {
+		return 0, err
+	}
+	_, nm := p.(NM)
+	switch {
+	case c.Hold24 && (nm || c.Sparsity() < 0.55):
+		return sparse.LayoutNM24, nil
+	case c.Sparsity()*s.DType.Bits() > 1.5:
+		return sparse.LayoutBitmask, nil
+	}
+	return sparse.LayoutDense, nil
+}
+
+// pack stores w, row-major [rows, cols], whose zeros are final. q has the codes
+// where the method has quantised already.
+func (s Store) pack(w []float32, q *quantiser, rows, cols int, p Pattern) (sparse.Matrix, error) {
 	if s.DType == 0 {
 		s.DType = sparse.F16
 	}
@@ -30,29 +68,25 @@ func (s Store) pack(w []float32, rows, cols int, p Pattern) (sparse.Matrix, erro
 			}
 		}
 	}
-	if s.Layout == 0 {
-		c, err := sparse.CountZeros(d)
-		if err != nil {
-			return nil, err
-		}
-		_, nm := p.(NM)
-		switch {
-		case c.Hold24 && (nm || c.Sparsity() < 0.55):
-			s.Layout = sparse.LayoutNM24
-		case c.Sparsity()*s.DType.Bits() > 1.5:
-			s.Layout = sparse.LayoutBitmask
-		default:
-			s.Layout = sparse.LayoutDense
-		}
+	layout, err := s.layout(d, p)
+	if err != nil {
+		return nil, err
 	}
-	return sparse.Pack(d, s.Layout, s.DType, s.Group)
+	if s.DType.Quantised() {
+		if q == nil {
+			q = newQuantiser(s, rows, cols)
+			q.nearest(nil, w)
+		}
+		return q.pack(layout)
+	}
+	return sparse.Pack(d, layout, s.DType, 0)
 }
 
 // finish packs the pruned weights of a matrix into w and returns its report and
 // the digest of the mask as stored.
-func (s Store) finish(w *model.Weight, f []float32, p Pattern) (LayerReport, [sha256.Size]byte, error) {
+func (s Store) finish(w *model.Weight, f []float32, q *quantiser, p Pattern) (LayerReport, [sha256.Size]byte, error) {
 	rows, cols := w.Data.Dims()
-	m, err := s.pack(f, rows, cols, p)
+	m, err := s.pack(f, q, rows, cols, p)
 	if err != nil {
 		return LayerReport{}, [sha256.Size]byte{}, fmt.Errorf("prune: %q: %w", w.Name, err)
 	}
