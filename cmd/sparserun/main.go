@@ -47,6 +47,7 @@ type cli struct {
 	Run     runCmd     `cmd:"" help:"Run a model: generate text, dense beside sparse with --compare."`
 	Prune   pruneCmd   `cmd:"" help:"Prune a model and write it."`
 	Eval    evalCmd    `cmd:"" help:"Measure a model's quality."`
+	Sweep   sweepCmd   `cmd:"" help:"Prune a model in many ways and compare quality, size and speed."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in a model file."`
 	Bench   benchCmd   `cmd:"" help:"Time kernels, dense and sparse, on this machine."`
 	Verify  verifyCmd  `cmd:"" help:"Check a pruned model: mask, pattern, outputs, bytes."`

@@ -105,6 +105,43 @@ func TestContract(t *testing.T) {
 	need(t, m["rows"].([]any)[0].(map[string]any), "op", "rows", "cols", "batch", "layout", "weight", "act", "sparsity", "threads", "ns", "gb_per_s", "gflop_per_s", "dense_ns", "speedup")
 }
 
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "t.txt")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("One day a big dog saw a red ball in the park. ", 60)), 0o600))
+	m := doJSON(t, "sweep", stories(t), "--text", text, "--window", "64", "--windows", "2", "--calib", text, "--calib-window", "64", "--calib-windows", "4",
+		"--methods", "random,magnitude,wanda", "--levels", "0.5,2:4", "--out", filepath.Join(dir, "out"), "--speed")
+	rows := m["rows"].([]any)
+	require.Len(t, rows, 7)
+	need(t, rows[1].(map[string]any), "method", "level", "sparsity", "perplexity", "weight_bytes", "decode_tokens_per_s")
+	need(t, m, "calibration.sha256", "calibration.tokens")
+	ppl := func(i int) float64 { return rows[i].(map[string]any)["perplexity"].(float64) }
+	require.Less(t, ppl(0), ppl(3), "dense is better than magnitude at 50 %")
+	require.Less(t, ppl(3), ppl(1), "magnitude is better than random")
+	for _, f := range []string{"sweep.md", "sweep.csv", "sweep.json", "sweep.png"} {
+		st, err := os.Stat(filepath.Join(dir, "out", f))
+		require.NoError(t, err)
+		require.Positive(t, st.Size())
+	}
+}
+
+// TestMaxLoss: the gate writes nothing and names the number.
+func TestMaxLoss(t *testing.T) {
+	dir := t.TempDir()
+	text, out := filepath.Join(dir, "t.txt"), filepath.Join(dir, "o.safetensors")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("One day a big dog saw a red ball in the park. ", 60)), 0o600))
+	gate := []string{"--eval-text", text, "--eval-window", "64", "--eval-windows", "2"}
+	code, _, errs := do(append([]string{"prune", stories(t), "-o", out, "--sparsity", "0.8", "--max-loss", "0.1"}, gate...)...)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "perplexity rose from")
+	require.NoFileExists(t, out)
+	m := doJSON(t, append([]string{"prune", stories(t), "-o", out, "--sparsity", "0.01", "--max-loss", "0.5"}, gate...)...)
+	need(t, m, "gate.perplexity_before", "gate.perplexity_after", "gate.loss")
+	require.FileExists(t, out)
+	code, _, _ = do("prune", stories(t), "-o", out, "--sparsity", "0.1", "--max-loss", "0.5")
+	require.Equal(t, exitUsage, code)
+}
+
 // TestFormatsRoundTrip: compressed and dense files of one pruning hold the same
 // weights, and the compressed one is smaller.
 func TestFormatsRoundTrip(t *testing.T) {
@@ -186,7 +223,7 @@ func TestUsageAndErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, verb := range []string{"run", "prune", "eval", "inspect", "bench", "verify"} {
+	for _, verb := range []string{"run", "prune", "eval", "sweep", "inspect", "bench", "verify"} {
 		code, out, errs := do(verb, "--help")
 		require.Zero(t, code, errs)
 		require.Contains(t, out, "Examples:", verb)

@@ -27,7 +27,10 @@ type pruneCmd struct {
 	KeepZero bool     `name:"keep-zeros" help:"Weights that are zero already stay zero and count."`
 	Format   string   `enum:"compressed,dense" default:"compressed" help:"compressed: zeros are not stored; dense: plain tensors with zeros."`
 	DType    string   `name:"dtype" enum:"f32,f16,bf16" default:"f16" help:"Type of the stored weights: f32, f16, bf16."`
+	Quant    string   `enum:"int8,int4," default:"" help:"Quantise what is kept: int8 (a scale per row), int4 (a scale per --group columns)."`
+	Group    int      `default:"64" help:"Columns per scale of int4."`
 	calibFlags
+	gateFlags
 }
 
 // Help is shown by --help below the flags' head.
@@ -42,8 +45,9 @@ Examples:
 
 type pruneJSON struct {
 	*prune.Report
-	Output   string `json:"output"`
-	FileSize int64  `json:"file_bytes"`
+	Output   string    `json:"output"`
+	FileSize int64     `json:"file_bytes"`
+	Gate     *gateJSON `json:"gate,omitempty"`
 }
 
 func (c *pruneCmd) pattern() (prune.Pattern, error) {
@@ -67,6 +71,9 @@ func (c *pruneCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	if err := c.gateFlags.check(); err != nil {
+		return err
+	}
 	t, err := sparse.ParseDType(c.DType)
 	if err != nil {
 		return usageError{err}
@@ -80,7 +87,7 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
-	m, err := c.method(g, gr, c.Method, c.Seed)
+	m, err := c.method(gr, c.Method, c.Seed)
 	if err != nil {
 		return err
 	}
@@ -89,17 +96,35 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	g.logf("pruning %d of %d weights to %s by %s (%s)", len(targets), len(gr.Weights), p, m.Name(), prune.DefaultRule)
+	var before float64
+	if c.MaxLoss > 0 {
+		if before, err = c.perplexity(g, gr); err != nil {
+			return err
+		}
+	}
 	bar := g.progress(len(targets), "pruning")
 	store := prune.Store{DType: t}
+	switch c.Quant {
+	case "int8":
+		store.DType = sparse.Int8
+	case "int4":
+		store.DType, store.Group = sparse.Int4, c.Group
+	}
 	if c.Format == "dense" {
 		store.Layout = sparse.LayoutDense
 	}
 	rep, err := prune.Run(g.ctx, gr, m, p, prune.Options{Include: c.Include, Exclude: c.Exclude, Store: store, KeepZeros: c.KeepZero,
-		Threads: g.Threads, SourceSHA256: sum, Log: func(s string) { g.logf("%s", s) },
+		Threads: g.Threads, SourceSHA256: sum, Journal: c.Journal, Log: func(s string) { g.logf("%s", s) },
 		Progress: func(done, _ int, l prune.LayerReport) { bar.set(done, l.Name) }})
 	bar.done()
 	if err != nil {
 		return err
+	}
+	var gate *gateJSON
+	if c.MaxLoss > 0 {
+		if gate, err = c.pass(g, gr, before); err != nil {
+			return err
+		}
 	}
 	meta := maps.Clone(rep.Recipe)
 	meta["sparserun.version"] = Version
@@ -114,8 +139,11 @@ func (c *pruneCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	return g.print(pruneJSON{rep, c.Output, n}, func(w io.Writer) {
+	return g.print(pruneJSON{rep, c.Output, n, gate}, func(w io.Writer) {
 		fmt.Fprintln(w, rep)
+		if rep.Calibration != nil {
+			fmt.Fprintf(w, "calibrated on %d windows of %d tokens; working memory %s\n", rep.Calibration.Windows, rep.Calibration.Window, size(rep.PeakBytes))
+		}
 		fmt.Fprintf(w, "pruned matrices: %s, %.4f of their fp16 size; file %s: %s\n",
 			size(rep.After.Pruned), float64(rep.After.Pruned)/float64(rep.After.F16), c.Output, size(n))
 	})
