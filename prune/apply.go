@@ -27,6 +27,9 @@ type Options struct {
 	Progress func(done, total int, layer LayerReport)
 	// Log receives what a user should know: a damping that was raised, say.
 	Log func(line string)
+	// Allocate gives blocks their own sparsities; nil: all have the pattern's.
+	// Calibrated methods only.
+	Allocate Allocation
 	// Journal is a folder in which calibrated methods keep finished blocks, so
 	// that an interrupted run can go on; "": none. See ClearJournal.
 	Journal string
@@ -61,15 +64,23 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 		return nil, err
 	}
 	rep := &Report{Method: m.Name(), Before: size(g, targets), Layers: make([]LayerReport, len(targets)), Recipe: map[string]string{}}
-	r := &run{ctx: ctx, g: g, p: p, o: o, targets: targets, rep: rep, sums: make([][sha256.Size]byte, len(targets))}
+	r := &run{ctx: ctx, g: g, p: p, o: o, targets: targets, rep: rep, sums: make([][sha256.Size]byte, len(targets)), patterns: make([]Pattern, len(targets))}
 	switch m := m.(type) {
 	case scorer:
+		if o.Allocate != nil {
+			return nil, fmt.Errorf("prune: %s takes no allocation: %w", m.Name(), ErrMethod)
+		}
 		r.p = resolveScope(p, ScopeLayer)
 		err = r.scored(m)
 	case calibrated:
 		r.p = resolveScope(p, m.scope())
 		if r.id, err = r.fingerprint(m); err != nil {
 			return nil, err
+		}
+		if o.Allocate != nil {
+			if err := r.allocate(o.Allocate, m.calib()); err != nil {
+				return nil, err
+			}
 		}
 		if best, ok := m.(Best); ok {
 			err = r.toward(best)
@@ -107,9 +118,19 @@ type run struct {
 	rep     *Report
 	sums    [][sha256.Size]byte // mask digest of each target
 	id      string              // the journal's fingerprint
+	// patterns of the targets, where an Allocation made them differ; nil: p
+	patterns []Pattern
 
 	mu   sync.Mutex
 	done int
+}
+
+// pattern is target i's.
+func (r *run) pattern(i int) Pattern {
+	if p := r.patterns[i]; p != nil {
+		return p
+	}
+	return r.p
 }
 
 func (r *run) threads() int {
@@ -325,8 +346,14 @@ func (r *run) recipe(m Method) {
 		kv["prune.calibration.window"] = strconv.Itoa(c.Window)
 	}
 	m.recipe(kv)
+	if r.o.Allocate != nil {
+		r.o.Allocate.recipe(kv)
+	}
 	all := sha256.New()
 	for i, w := range r.targets {
+		if p := r.patterns[i]; p != nil {
+			kv[levelKey+w.Name] = p.String()
+		}
 		kv["prune.mask."+w.Name] = hex.EncodeToString(r.sums[i][:8])
 		all.Write(r.sums[i][:])
 	}

@@ -179,7 +179,7 @@ func (r *run) solve(m calibrated, x *executor, i int, g *gram) error {
 	if err := finite(w, t.Name, cols); err != nil {
 		return err
 	}
-	l := &layer{name: t.Name, rows: rows, cols: cols, w: w, gram: g, pattern: r.p, pool: x.pool, log: r.logf}
+	l := &layer{name: t.Name, rows: rows, cols: cols, w: w, gram: g, pattern: r.pattern(i), pool: x.pool, log: r.logf}
 	if r.o.KeepZeros {
 		was, err := unpacked(t) // w may have been fitted since
 		if err != nil {
@@ -196,7 +196,7 @@ func (r *run) solve(m calibrated, x *executor, i int, g *gram) error {
 	if err := m.solve(r.ctx, l); err != nil {
 		return fmt.Errorf("prune: %q: %w", t.Name, err)
 	}
-	rep, sum, err := r.o.Store.finish(t, l.w, l.quant, r.p)
+	rep, sum, err := r.o.Store.finish(t, l.w, l.quant, r.pattern(i))
 	if err != nil {
 		return err
 	}

@@ -74,6 +74,9 @@ func (s stored) matrix() sparse.Matrix {
 func (r *run) fingerprint(m Method) (string, error) {
 	kv := map[string]string{"prune.options": fmt.Sprint(r.o.Store, r.o.KeepZeros)}
 	m.recipe(kv)
+	if r.o.Allocate != nil {
+		r.o.Allocate.recipe(kv)
+	}
 	h := sha256.New()
 	fmt.Fprintln(h, Version, m.Name(), r.p, r.o.SourceSHA256)
 	if c, ok := m.(calibrated); ok {

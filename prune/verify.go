@@ -18,7 +18,12 @@ type Check struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-const maskKey = "prune.mask."
+// Keys of a recipe that end in a matrix's name: the digest of its mask, and its
+// pattern where an Allocation gave it one of its own.
+const (
+	maskKey  = "prune.mask."
+	levelKey = "prune.level."
+)
 
 // Verify checks every matrix that a recipe names (Report.Recipe, or the metadata
 // of a file that was saved with it): it is there, it holds the pattern, and its
@@ -43,7 +48,13 @@ func Verify(g *model.Graph, recipe map[string]string) ([]Check, error) {
 	var first error
 	for _, name := range names {
 		c := Check{Name: name, OK: true}
-		if err := verifyOne(g, name, p, recipe[maskKey+name], &c.Detail); err != nil {
+		own := p
+		if level, ok := recipe[levelKey+name]; ok {
+			if own, err = ParsePattern(level); err != nil {
+				return nil, fmt.Errorf("prune: recipe: %w", err)
+			}
+		}
+		if err := verifyOne(g, name, own, recipe[maskKey+name], &c.Detail); err != nil {
 			c.OK, c.Detail = false, err.Error()
 			if first == nil {
 				first = fmt.Errorf("prune: %q: %w", name, err)
