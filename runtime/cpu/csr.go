@@ -9,7 +9,7 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// csrTiled is an unstructured weight: blocks of 16 rows (AVX2: 8) advance through
+// csrTiled is an unstructured weight: blocks of 32 rows (AVX2: 8) advance through
 // the columns together. A step has one kept weight of every row - its values, then
 // its places, a byte each - whose columns lie in a window that starts at the
 // step's offset; a row that has none there has a zero. Windows are chosen
@@ -49,7 +49,8 @@ type csrArgs struct {
 	steps             int
 	rs                unsafe.Pointer
 	lanes             int
-	ld                uintptr // bytes between tokens of out
+	ld                uintptr        // bytes between tokens of out
+	next              unsafe.Pointer // what to prefetch
 }
 
 func (m *csrTiled) bytes() sparse.Bytes { return m.stored }
@@ -114,27 +115,62 @@ func (m *csrTiled) args(r int) (csrArgs, int) {
 	return a, s1 - s0
 }
 
-// csrTile is the tokens of a tile of transposed activations, in vectors.
-const csrTileVecs = 4
+// csrTokens is the tokens of a tile of transposed activations.
+func csrTokens(wide bool) int {
+	if wide {
+		return 64
+	}
+	return 32
+}
 
-// many multiplies transposed tiles of activations: lanes are tokens.
+// csrVecs is the vectors of tokens of a tile.
+const csrVecs = 4
+
+// csrSpan is the columns that are worked on for all rows before the next: with
+// the window beyond them they stay in a first-level cache.
+const csrSpan = 64
+
+// many multiplies transposed tiles of activations: lanes are tokens. Sums of all
+// rows stand in scratch memory while columns advance.
 func (m *csrTiled) many(out []float32, ld int, x *acts, r0, r1 int) {
-	lanes := m.block // of a vector: as many as rows in a block
-	var tile [maxBlock / 2 * csrTileVecs * 16]float32
-	for t := 0; t < x.rows; t += lanes * csrTileVecs {
-		vecs := min((x.rows-t+lanes-1)/lanes, csrTileVecs)
-		tokens := min(x.rows-t, vecs*lanes)
+	top := csrTokens(m.wide)
+	lanes := top / csrVecs
+	b0, blocks := r0/m.block, (r1-r0+m.block-1)/m.block
+	sc := takeScratch(blocks*m.block*top, blocks)
+	defer sc.give()
+	for t := 0; t < x.rows; t += top {
+		tokens := min(x.rows-t, top)
+		vecs := (tokens + lanes - 1) / lanes
 		width := vecs * lanes
-		for r := r0; r < r1; r += m.block {
-			a, n := m.args(r)
-			if n == 0 {
-				continue
+		tile := m.block * width
+		sums, next := sc.f[:blocks*tile], sc.u[:blocks]
+		clear(sums)
+		copy(next, m.first[b0:b0+blocks])
+		a := csrArgs{x: unsafe.Pointer(&x.pf[t*x.cols]), lanes: m.block}
+		for c := csrSpan; ; c += csrSpan {
+			for b, s0 := range next {
+				s1, last := s0, m.first[b0+b+1]
+				for s1 < last && int(m.off[s1]) < c {
+					s1++
+				}
+				if s1 == s0 {
+					continue
+				}
+				next[b] = s1
+				a.steps = int(s1 - s0)
+				a.step, a.off = unsafe.Pointer(&m.w[int(s0)*m.stepBytes()]), unsafe.Pointer(&m.off[s0])
+				a.out = unsafe.Pointer(&sums[b*tile])
+				// The next block's steps for these columns lie elsewhere.
+				a.next = unsafe.Add(unsafe.Pointer(unsafe.SliceData(m.w)), int(next[(b+1)%blocks])*m.stepBytes())
+				m.runBatch(&a, vecs)
 			}
-			clear(tile[:m.block*width])
-			a.out = unsafe.Pointer(&tile)
-			a.x = unsafe.Pointer(&x.pf[t*x.cols])
-			m.runBatch(&a, vecs)
-			m.put(out[t*ld+r:], ld, tile[:], width, tokens, min(r1-r, m.block), m.scale[r:r+m.block])
+			if c >= x.cols {
+				break
+			}
+		}
+		for b := range blocks {
+			r := r0 + b*m.block
+			m.put(out[t*ld+r:], ld, sums[b*tile:], width, tokens, min(r1-r, m.block), m.scale[r:r+m.block])
 		}
 	}
 }
@@ -274,7 +310,8 @@ func (p *csrSteps) schedule(window int) {
 		if start == math.MaxInt {
 			return
 		}
-		start = min(start, p.cols-window) // never beyond the row's end
+		// Whole cache lines of activations, never beyond the row's end.
+		start = min(start&^15, p.cols-window)
 		p.off = append(p.off, uint16(start))
 		n := len(p.w)
 		p.w = append(p.w, make([]byte, p.stepBytes())...)

@@ -19,7 +19,7 @@ func csrHas(t sparse.DType) bool {
 // csrShape says whether AVX-512 runs, and the rows of a block.
 func csrShape() (wide bool, block int) {
 	if linalg.ISA() == linalg.AVX512 {
-		return true, 16
+		return true, 32
 	}
 	return false, 8
 }
@@ -92,12 +92,8 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		csrBatchF32AVX512x2(a)
 	case int(sparse.F32)<<4 | 3<<1 | 0:
 		csrBatchF32AVX2x3(a)
-	case int(sparse.F32)<<4 | 3<<1 | 1:
-		csrBatchF32AVX512x3(a)
 	case int(sparse.F32)<<4 | 4<<1 | 0:
 		csrBatchF32AVX2x4(a)
-	case int(sparse.F32)<<4 | 4<<1 | 1:
-		csrBatchF32AVX512x4(a)
 	case int(sparse.F16)<<4 | 1<<1 | 0:
 		csrBatchF16AVX2x1(a)
 	case int(sparse.F16)<<4 | 1<<1 | 1:
@@ -108,12 +104,8 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		csrBatchF16AVX512x2(a)
 	case int(sparse.F16)<<4 | 3<<1 | 0:
 		csrBatchF16AVX2x3(a)
-	case int(sparse.F16)<<4 | 3<<1 | 1:
-		csrBatchF16AVX512x3(a)
 	case int(sparse.F16)<<4 | 4<<1 | 0:
 		csrBatchF16AVX2x4(a)
-	case int(sparse.F16)<<4 | 4<<1 | 1:
-		csrBatchF16AVX512x4(a)
 	case int(sparse.BF16)<<4 | 1<<1 | 0:
 		csrBatchBF16AVX2x1(a)
 	case int(sparse.BF16)<<4 | 1<<1 | 1:
@@ -124,12 +116,8 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		csrBatchBF16AVX512x2(a)
 	case int(sparse.BF16)<<4 | 3<<1 | 0:
 		csrBatchBF16AVX2x3(a)
-	case int(sparse.BF16)<<4 | 3<<1 | 1:
-		csrBatchBF16AVX512x3(a)
 	case int(sparse.BF16)<<4 | 4<<1 | 0:
 		csrBatchBF16AVX2x4(a)
-	case int(sparse.BF16)<<4 | 4<<1 | 1:
-		csrBatchBF16AVX512x4(a)
 	case int(sparse.Int8)<<4 | 1<<1 | 0:
 		csrBatchInt8AVX2x1(a)
 	case int(sparse.Int8)<<4 | 1<<1 | 1:
@@ -140,10 +128,22 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		csrBatchInt8AVX512x2(a)
 	case int(sparse.Int8)<<4 | 3<<1 | 0:
 		csrBatchInt8AVX2x3(a)
-	case int(sparse.Int8)<<4 | 3<<1 | 1:
-		csrBatchInt8AVX512x3(a)
 	case int(sparse.Int8)<<4 | 4<<1 | 0:
 		csrBatchInt8AVX2x4(a)
+	case int(sparse.F32)<<4 | 3<<1 | 1:
+		csrBatchF32AVX512x3(a)
+	case int(sparse.F32)<<4 | 4<<1 | 1:
+		csrBatchF32AVX512x4(a)
+	case int(sparse.F16)<<4 | 3<<1 | 1:
+		csrBatchF16AVX512x3(a)
+	case int(sparse.F16)<<4 | 4<<1 | 1:
+		csrBatchF16AVX512x4(a)
+	case int(sparse.BF16)<<4 | 3<<1 | 1:
+		csrBatchBF16AVX512x3(a)
+	case int(sparse.BF16)<<4 | 4<<1 | 1:
+		csrBatchBF16AVX512x4(a)
+	case int(sparse.Int8)<<4 | 3<<1 | 1:
+		csrBatchInt8AVX512x3(a)
 	case int(sparse.Int8)<<4 | 4<<1 | 1:
 		csrBatchInt8AVX512x4(a)
 	}

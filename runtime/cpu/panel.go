@@ -18,8 +18,8 @@ import (
 func panelTop(f form) int {
 	switch {
 	case f == formTokens:
-		_, lanes := csrShape()
-		return lanes * csrTileVecs
+		wide, _ := csrShape()
+		return csrTokens(wide)
 	case f == formInt8Panels && hasVNNI():
 		return 4
 	case f == formInt8Panels:
@@ -143,8 +143,8 @@ func (x *acts) floatPanels(t0, t1 int) {
 // tokenTiles transposes whole tiles of tokens: [columns][width], width the tokens
 // of the tile rounded up to whole vectors.
 func (x *acts) tokenTiles(t0, t1 int) {
-	_, lanes := csrShape()
-	top := lanes * csrTileVecs
+	top := panelTop(formTokens)
+	lanes := top / csrVecs
 	for t := t0; t < t1; t += top {
 		n := min(x.rows-t, top)
 		width := (n + lanes - 1) / lanes * lanes

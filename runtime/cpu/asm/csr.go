@@ -2,13 +2,14 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// Unstructured weights: 16 rows (AVX2: 8) advance through the columns together.
+// Unstructured weights: 32 rows (AVX2: 8) advance through the columns together.
 // A step has one kept weight of every row, all of whose columns lie in a window
 // that starts at the step's offset: 64 columns wide with AVX-512, where two
 // vpermi2ps pick any of 64 floats that lie in 4 registers, 256 with AVX2, where
@@ -19,7 +20,7 @@ import (
 
 // Offsets in runtime/cpu's csrArgs.
 const (
-	cOut, cStep, cOff, cX, cLdx, cSteps, cRs, cLanes, cLd = 0, 8, 16, 24, 32, 40, 48, 56, 64
+	cOut, cStep, cOff, cX, cLdx, cSteps, cRs, cLanes, cLd, cNext = 0, 8, 16, 24, 32, 40, 48, 56, 64, 72
 )
 
 var csrTypes = []struct {
@@ -70,34 +71,41 @@ func csrAVX512(typ string, size, tokens int) {
 	a := Load(Param("a"), GP64())
 	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
 	out, step, off, x, ldx, n := load(cOut), load(cStep), load(cOff), load(cX), load(cLdx), load(cSteps)
-	acc := s.regs(tokens)
-	for _, v := range acc {
+	acc := [][]VecVirtual{s.regs(tokens), s.regs(tokens)}
+	for _, v := range append(acc[0], acc[1]...) {
 		s.zero(v)
 	}
 	upper, c := s.reg(), GP32()
 	MOVL(U32(32), c)
 	VPBROADCASTD(c, upper)
-	bytes := 16*size + 16
+	bytes := 32*size + 32
 	Label("step")
 	p := GP64()
 	MOVWQZX(Mem{Base: off}, p)
 	LEAQ(Mem{Base: x, Index: p, Scale: 4}, p)
-	idx, w := s.reg(), s.reg()
-	VPMOVZXBD(Mem{Base: step, Disp: 16 * size}, idx)
-	s.values(typ, Mem{Base: step}, w)
-	PREFETCHT0(Mem{Base: step, Disp: 2048})
-	k := K()
-	VPTESTMD(upper, idx, k)
+	idx, w, k := s.regs(2), s.regs(2), [2]Register{K(), K()}
+	for v := range 2 {
+		VPMOVZXBD(Mem{Base: step, Disp: 32*size + 16*v}, idx[v])
+		s.values(typ, Mem{Base: step, Disp: 16 * size * v}, w[v])
+		VPTESTMD(upper, idx[v], k[v])
+	}
+	for l := 0; l < bytes; l += 64 {
+		PREFETCHT0(Mem{Base: step, Disp: 2048 + l})
+	}
 	for t := range tokens {
-		lo, hi, xl, xh := s.reg(), s.reg(), s.reg(), s.reg()
-		VMOVUPS(Mem{Base: p}, xl)
-		VMOVUPS(Mem{Base: p, Disp: 128}, xh)
-		VMOVAPS(idx, lo)
-		VMOVAPS(idx, hi)
-		VPERMI2PS(Mem{Base: p, Disp: 64}, xl, lo)
-		VPERMI2PS(Mem{Base: p, Disp: 192}, xh, hi)
-		VBLENDMPS(hi, lo, k, lo)
-		VFMADD231PS(lo, w, acc[t])
+		x := s.regs(4)
+		for i := range x {
+			VMOVUPS(Mem{Base: p, Disp: 64 * i}, x[i])
+		}
+		for v := range 2 {
+			lo, hi := s.reg(), s.reg()
+			VMOVAPS(idx[v], lo)
+			VMOVAPS(idx[v], hi)
+			VPERMI2PS(x[1], x[0], lo)
+			VPERMI2PS(x[3], x[2], hi)
+			VBLENDMPS(hi, lo, k[v], lo)
+			VFMADD231PS(lo, w[v], acc[v][t])
+		}
 		if t+1 < tokens {
 			ADDQ(ldx, p)
 		}
@@ -107,12 +115,15 @@ func csrAVX512(typ string, size, tokens int) {
 	DECQ(n)
 	JNZ(LabelRef("step"))
 	rs, ld := load(cRs), load(cLd)
-	for t, v := range acc {
-		if typ == "Int8" {
-			VMULPS(Mem{Base: rs}, v, v)
+	for t := range tokens {
+		for i := range 2 {
+			v := acc[i][t]
+			if typ == "Int8" {
+				VMULPS(Mem{Base: rs, Disp: 64 * i}, v, v)
+			}
+			VADDPS(Mem{Base: out, Disp: 64 * i}, v, v)
+			VMOVUPS(v, Mem{Base: out, Disp: 64 * i})
 		}
-		VADDPS(Mem{Base: out}, v, v)
-		VMOVUPS(v, Mem{Base: out})
 		if t+1 < tokens {
 			ADDQ(ld, out)
 		}
@@ -168,58 +179,53 @@ func csrAVX2(typ string, size int) {
 }
 
 // csrBatchTile: out[lane][tokens] += sum over steps of value * x[column][tokens]
-// for a tile of vecs vectors of tokens.
+// for a tile of vecs vectors of tokens. Several lanes go together: one alone would
+// wait for the latency of its own sums.
 func csrBatchTile(s isa, typ string, size, vecs int) {
 	TEXT(fmt.Sprintf("csrBatch%s%sx%d", typ, s.name, vecs), NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	a := Load(Param("a"), GP64())
 	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
 	out, first, x, lanes := load(cOut), load(cStep), load(cX), load(cLanes)
-	rows := s.vec / 4
+	rows := 8
+	if s.vec == 64 {
+		rows = 32
+	}
 	bytes := rows*size + rows
-	// Values and indices of a lane start at its own places.
-	index := GP64()
-	LEAQ(Mem{Base: first, Disp: rows * size}, index)
+	stride := s.vec * vecs // of a column of x
+	next := load(cNext)
+	together := 4
+	if s.vec == 32 && vecs > 2 {
+		together = 2
+	}
+	// Values and places of a lane start at its own spot.
+	place := GP64()
+	LEAQ(Mem{Base: first, Disp: rows * size}, place)
 	Label("lane")
 	off, n := load(cOff), load(cSteps)
 	v, i := GP64(), GP64()
 	MOVQ(first, v)
-	MOVQ(index, i)
-	acc := s.regs(vecs)
+	MOVQ(place, i)
+	acc := s.regs(vecs * together)
 	for j, r := range acc {
 		VMOVUPS(Mem{Base: out, Disp: s.vec * j}, r)
 	}
 	Label("step")
-	c, d := GP64(), GP64()
+	c := GP64()
 	MOVWQZX(Mem{Base: off}, c)
-	MOVBQZX(Mem{Base: i}, d)
-	ADDQ(d, c)
-	IMUL3Q(U32(uint32(s.vec*vecs)), c, c)
+	scale(c, stride)
 	ADDQ(x, c)
-	w := s.reg()
-	switch typ {
-	case "F32":
-		VBROADCASTSS(Mem{Base: v}, w)
-	case "F16":
-		h := XMM()
-		VPBROADCASTW(Mem{Base: v}, h)
-		VCVTPH2PS(h, h)
-		VBROADCASTSS(h, w)
-	case "BF16":
-		h, g := XMM(), GP32()
-		MOVWLZX(Mem{Base: v}, g)
-		SHLL(Imm(16), g)
-		VMOVD(g, h)
-		VBROADCASTSS(h, w)
-	case "Int8":
-		h, g := XMM(), GP32()
-		MOVBLSX(Mem{Base: v}, g)
-		VMOVD(g, h)
-		VCVTDQ2PS(h, h)
-		VBROADCASTSS(h, w)
-	}
-	for j, r := range acc {
-		VFMADD231PS(Mem{Base: c, Disp: s.vec * j}, w, r)
+	PREFETCHT1(Mem{Base: next})
+	ADDQ(U32(64), next)
+	for l := range together {
+		d := GP64()
+		MOVBQZX(Mem{Base: i, Disp: l}, d)
+		scale(d, stride)
+		w := s.reg()
+		s.one(typ, Mem{Base: v, Disp: l * size}, w)
+		for j := range vecs {
+			VFMADD231PS(Mem{Base: c, Index: d, Scale: 1, Disp: s.vec * j}, w, acc[l*vecs+j])
+		}
 	}
 	ADDQ(U32(uint32(bytes)), v)
 	ADDQ(U32(uint32(bytes)), i)
@@ -229,13 +235,47 @@ func csrBatchTile(s isa, typ string, size, vecs int) {
 	for j, r := range acc {
 		VMOVUPS(r, Mem{Base: out, Disp: s.vec * j})
 	}
-	ADDQ(U32(uint32(s.vec*vecs)), out)
-	ADDQ(U32(uint32(size)), first)
-	INCQ(index)
-	DECQ(lanes)
+	ADDQ(U32(uint32(stride*together)), out)
+	ADDQ(U32(uint32(size*together)), first)
+	ADDQ(U32(uint32(together)), place)
+	SUBQ(U32(uint32(together)), lanes)
 	JNZ(LabelRef("lane"))
 	VZEROUPPER()
 	RET()
+}
+
+// scale multiplies r by a small number.
+func scale(r Register, n int) {
+	if n&(n-1) == 0 {
+		SHLQ(Imm(uint64(bits.TrailingZeros(uint(n)))), r)
+		return
+	}
+	IMUL3Q(U32(uint32(n)), r, r)
+}
+
+// one loads one value as float32 into all lanes.
+func (s isa) one(typ string, m Mem, w VecVirtual) {
+	switch typ {
+	case "F32":
+		VBROADCASTSS(m, w)
+	case "F16":
+		h := XMM()
+		VPBROADCASTW(m, h)
+		VCVTPH2PS(h, h)
+		VBROADCASTSS(h, w)
+	case "BF16":
+		h, g := XMM(), GP32()
+		MOVWLZX(m, g)
+		SHLL(Imm(16), g)
+		VMOVD(g, h)
+		VBROADCASTSS(h, w)
+	case "Int8":
+		h, g := XMM(), GP32()
+		MOVBLSX(m, g)
+		VMOVD(g, h)
+		VCVTDQ2PS(h, h)
+		VBROADCASTSS(h, w)
+	}
 }
 
 // csrOut transposes 8 rows by 8 tokens: out[t*ld+r] += tile[r*ldt+t] * rs[r].
