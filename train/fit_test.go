@@ -97,6 +97,27 @@ func TestMaskHolds(t *testing.T) {
 	}
 }
 
+// TestMaskedMomentum: what a mask dropped leaves nothing behind in the optimiser; when the mask is
+// lifted, a weight without gradient stays where it is.
+func TestMaskedMomentum(t *testing.T) {
+	for name, o := range map[string]Optimiser{"momentum": SGD{Momentum: 0.9}, "adam": Adam{}} {
+		p := &Param{Name: "w", Rows: 1, Cols: 4, W: []float32{1, 2, 3, 4}, Grad: make([]float32, 4)}
+		m := sparse.NewMask(1, 4)
+		m.Keep(0, 1)
+		require.NoError(t, p.SetMask(m))
+		st := o.start([]*Param{p})
+		for step := range 5 {
+			copy(p.Grad, []float32{1, 1, 1, 1})
+			stepAll(nil, st, []*Param{p}, 0.1, step+1)
+		}
+		require.NoError(t, p.SetMask(nil))
+		clear(p.Grad)
+		stepAll(nil, st, []*Param{p}, 0.1, 6)
+		require.Equal(t, []float32{0, p.W[1], 0, 0}, p.W, name)
+		require.NotEqual(t, float32(2), p.W[1])
+	}
+}
+
 func TestKeepZeros(t *testing.T) {
 	n := mlp(t, 1, 20, 33, 4)
 	p := n.Param("fc1.weight")

@@ -57,6 +57,16 @@ func checkGradients(t *testing.T, g *model.Graph, b *Batch) {
 	loss := project{randomVector(rng, b.Rows*n.Width(), 1)}
 	base, err := n.Gradients(b, loss)
 	require.NoError(t, err)
+	// A second pass over used buffers gives the same bits. (Batch norm keeps its own statistics.)
+	var first [][]float32
+	for _, p := range n.Params {
+		first = append(first, append([]float32(nil), p.Grad...))
+	}
+	_, err = n.Gradients(b, loss)
+	require.NoError(t, err)
+	for i, p := range n.Params {
+		require.Equal(t, first[i], p.Grad, p.Name)
+	}
 	const h = 1.0 / 64
 	checked := 0
 	for _, p := range n.Params {
@@ -232,6 +242,79 @@ func TestGradientsKinked(t *testing.T) {
 			// A kink within h of a value: at most a few of the 250 weights.
 			require.LessOrEqual(t, off, 5)
 		})
+	}
+}
+
+// TestWindowsForward compares convolutions and average pools with their definitions in float64: the
+// gradients above only show that backward fits forward. k products of order 1 round to k * 2^-24.
+func TestWindowsForward(t *testing.T) {
+	for _, c := range opCases() {
+		g := c.graph()
+		last := g.Nodes[len(g.Nodes)-1]
+		n, err := New(g, linalg.NewPool(2))
+		require.NoError(t, err)
+		rng := rand.New(rand.NewPCG(8, 8))
+		const rows = 3
+		out, err := n.Forward(&Batch{Rows: rows, X: randomVector(rng, rows*c.in.Size(), 1)}, true)
+		require.NoError(t, err)
+		x := n.s.values[last.In[0]]
+		switch a := last.Attr.(type) {
+		case model.Conv:
+			a.DilationH, a.DilationW, a.Groups = max(a.DilationH, 1), max(a.DilationW, 1), max(a.Groups, 1)
+			inC, outC := a.In.C/a.Groups, a.Out.C/a.Groups
+			eachPixel(rows, a.Out, func(r, oc, oh, ow, at int) {
+				var want float64
+				if last.Bias != nil {
+					want = float64(n.Param("op.bias").W[oc])
+				}
+				for ic := range inC {
+					for kh := range a.KernelH {
+						for kw := range a.KernelW {
+							h, w := oh*a.StrideH+kh*a.DilationH-a.PadTop, ow*a.StrideW+kw*a.DilationW-a.PadLeft
+							if h >= 0 && h < a.In.H && w >= 0 && w < a.In.W {
+								want += float64(x[r*a.In.Size()+((oc/outC*inC+ic)*a.In.H+h)*a.In.W+w]) *
+									float64(n.Param("op.weight").W[((oc*inC+ic)*a.KernelH+kh)*a.KernelW+kw])
+							}
+						}
+					}
+				}
+				require.InDelta(t, want, float64(out[at]), 1e-5, "%s [%d %d %d %d]", c.name, r, oc, oh, ow)
+			})
+		case model.Pool:
+			if last.Op == model.OpGlobalAveragePool {
+				a.KernelH, a.KernelW = a.In.H, a.In.W
+			}
+			eachPixel(rows, a.Out, func(r, ch, oh, ow, at int) {
+				var sum, count float64
+				for kh := range a.KernelH {
+					for kw := range a.KernelW {
+						h, w := oh*a.StrideH+kh-a.PadTop, ow*a.StrideW+kw-a.PadLeft
+						inside := h >= 0 && h < a.In.H && w >= 0 && w < a.In.W
+						if inside {
+							sum += float64(x[r*a.In.Size()+(ch*a.In.H+h)*a.In.W+w])
+						}
+						if inside || a.CountPad {
+							count++
+						}
+					}
+				}
+				require.InDelta(t, sum/count, float64(out[at]), 1e-5, "%s [%d %d %d %d]", c.name, r, ch, oh, ow)
+			})
+		}
+	}
+}
+
+func eachPixel(rows int, o model.Image, f func(r, c, h, w, at int)) {
+	at := 0
+	for r := range rows {
+		for c := range o.C {
+			for h := range o.H {
+				for w := range o.W {
+					f(r, c, h, w, at)
+					at++
+				}
+			}
+		}
 	}
 }
 
