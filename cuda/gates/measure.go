@@ -133,6 +133,9 @@ func measure(f *function, u usage, arch string) kernel {
 	}
 	if b := streamBytes(k.Name) * float64(k.Loop.Stream); b > 0 {
 		k.IssuePerByte = float64(k.Loop.Instr) / b
+	} else if m := tileName.FindStringSubmatch(k.Name); m != nil && m[1] != "spmm_bitmask" {
+		// Four warps share the two weight tiles that a turn of the loop consumes.
+		k.IssuePerByte = float64(k.Loop.Instr) / (2 * float64(tileForm(m).Bytes()) / 4)
 	}
 	return k
 }

@@ -80,11 +80,11 @@ func (r *report) markdown() string {
 				100*k.Occupancy, k.Loop.Instr, products(k.Loop), 100*k.Loop.Share, k.Loop.LDSM, k.Loop.LDS, k.Loop.LDGSTS, k.IssueBound, k.StallBound, degree(k))
 		}
 	}
-	p("\n## Decode kernels, batch 1, sm_80 and sm_90a\n")
-	p("Memory-bound while issue slots per byte of weights and metadata stay below 0.30 (A100) and 0.29 (H100) cycles.\n")
+	p("\n## Decode kernels, batch 1 (gemv) and up to 16 (n16), sm_80 and sm_90a\n")
+	p("Memory-bound while issue slots per byte of weights and metadata stay below 0.30 (A100) and 0.29 (H100) cycles. int4 + 2:4 does so on tensor cores only (spmm_nm24_int4_n16): gemv_nm24_int4 is for f32 activations.\n")
 	p("| kernel | registers | occupancy | loop instr | 128-bit weight loads | cycle/B sm_80 | cycle/B sm_90a |\n|---|---|---|---|---|---|---|")
 	for _, k := range r.Kernels {
-		if k.Arch == "80" && k.IssuePerByte > 0 && strings.HasSuffix(k.Name, "_b1") {
+		if k.Arch == "80" && k.IssuePerByte > 0 && (strings.HasSuffix(k.Name, "_b1") || strings.HasSuffix(k.Name, "_n16")) {
 			h := r.find(k.Name, "90a")
 			p("| %s | %d | %.0f %% | %d | %d | %.3f | %.3f |", k.Name, k.Regs, 100*k.Occupancy, k.Loop.Instr, k.Loop.Stream, k.IssuePerByte, h.IssuePerByte)
 		}

@@ -10,28 +10,35 @@
 // ahead(v, i, w, j): does (v, i) come before (w, j) in the order of the result?
 __device__ __forceinline__ bool ahead(float v, int i, float w, int j) { return v > w || (v == w && i < j); }
 
-// block_best: the first of all threads' (v, i) in that order, to every thread.
-__device__ __forceinline__ void block_best(float& v, int& i, float* slots, int* where) {
+// warp_best: the first of the lanes' (v, i) in that order, to every lane.
+__device__ __forceinline__ void warp_best(float& v, int& i) {
 #pragma unroll
     for (int d = kWarp / 2; d > 0; d >>= 1) {
         float w = __shfl_xor_sync(0xffffffffu, v, d);
         int j = __shfl_xor_sync(0xffffffffu, i, d);
         if (ahead(w, j, v, i)) v = w, i = j;
     }
-    if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = v, where[threadIdx.x / kWarp] = i;
-    __syncthreads();
-    v = slots[0], i = where[0];
-    for (int w = 1; w < int(blockDim.x) / kWarp; w++)
-        if (ahead(slots[w], where[w], v, i)) v = slots[w], i = where[w];
-    __syncthreads();
 }
 
 #define NO_INDEX 0x7fffffff
 
-template <class T>
+// block_best: the same over the block. Rounds that follow each other use slots and
+// where of their own (round % 2): between two uses of one lies the other's barrier.
+__device__ __forceinline__ void block_best(float& v, int& i, float* slots, int* where) {
+    int lane = threadIdx.x % kWarp;
+    warp_best(v, i);
+    if (lane == 0) slots[threadIdx.x / kWarp] = v, where[threadIdx.x / kWarp] = i;
+    __syncthreads();
+    bool there = lane < int(blockDim.x) / kWarp;
+    v = there ? slots[lane] : -INFINITY;
+    i = there ? where[lane] : NO_INDEX;
+    warp_best(v, i);
+}
+
+template <class T, bool kValues>
 __device__ __forceinline__ void topk_row(float* values, int* index, const T* x, int width, int k) {
-    __shared__ float slots[kWarp];
-    __shared__ int where[kWarp];
+    __shared__ float slots[2][kWarp];
+    __shared__ int where[2][kWarp];
     float last = INFINITY;
     int at = -1;
     for (int r = 0; r < k; r++) {
@@ -42,10 +49,10 @@ __device__ __forceinline__ void topk_row(float* values, int* index, const T* x, 
             if (v != v) v = -INFINITY;
             if (ahead(last, at, v, i) && ahead(v, i, best, j)) best = v, j = i;
         }
-        block_best(best, j, slots, where);
+        block_best(best, j, slots[r % 2], where[r % 2]);
         last = best, at = j;
         if (threadIdx.x == 0) {
-            if (values) values[r] = best;
+            if (kValues) values[r] = best;
             index[r] = j == NO_INDEX ? -1 : j;
         }
     }
@@ -53,10 +60,10 @@ __device__ __forceinline__ void topk_row(float* values, int* index, const T* x, 
 
 #define ARGMAX(T, NAME)                                                                              \
     KERNEL argmax_##NAME(int* index, const T* x, int width, int ldx) {                               \
-        topk_row<T>(nullptr, index + blockIdx.x, x + size_t(blockIdx.x) * ldx, width, 1);            \
+        topk_row<T, false>(nullptr, index + blockIdx.x, x + size_t(blockIdx.x) * ldx, width, 1);            \
     }                                                                                                \
     KERNEL topk_##NAME(float* values, int* index, const T* x, int width, int ldx, int k) {           \
-        topk_row<T>(values + size_t(blockIdx.x) * k, index + size_t(blockIdx.x) * k,                 \
+        topk_row<T, true>(values + size_t(blockIdx.x) * k, index + size_t(blockIdx.x) * k,                 \
                     x + size_t(blockIdx.x) * ldx, width, k);                                         \
     }
 ARGMAX(float, f32)

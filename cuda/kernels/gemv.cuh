@@ -11,6 +11,8 @@
 
 constexpr int kGemvWarps = 4; // warps a block
 constexpr int kGemvRows = 2;  // rows of w a warp
+// Blocks an SM, for the register budget.
+constexpr int gemv_blocks(int batch) { return batch == 1 ? 5 : 2; }
 
 template <class W> struct Chunk { static constexpr int kElems = 16 / sizeof(W); };
 template <> struct Chunk<float> { static constexpr int kElems = 8; };
@@ -46,19 +48,18 @@ __device__ __forceinline__ void gemv_chunk(float (&acc)[kGemvRows][B], const T* 
             uint4 v = load_stream(w[r] + bytes_of<W>(k) + 16 * q);
             raw[r][4 * q] = v.x, raw[r][4 * q + 1] = v.y, raw[r][4 * q + 2] = v.z, raw[r][4 * q + 3] = v.w;
         }
-    float gscale[kGemvRows];
+    // int4: a chunk is 32 columns, never more than a group: its scale is applied to its sum.
+    constexpr bool kGrouped = kE == 32;
+    float part[kGemvRows][B];
 #pragma unroll
-    for (int r = 0; r < kGemvRows; r++) gscale[r] = kE == 32 ? to_f32(gs[r][k >> gshift]) : 1.0f;
+    for (int r = 0; r < kGemvRows; r++)
+#pragma unroll
+        for (int b = 0; b < B; b++) part[r][b] = kGrouped ? 0.0f : acc[r][b];
 #pragma unroll
     for (int s = 0; s < kE / 8; s++) {
         float wf[kGemvRows][8];
 #pragma unroll
-        for (int r = 0; r < kGemvRows; r++) {
-            Unpack8<W>::to(&raw[r][s * Unpack8<W>::kWords], wf[r]);
-            if (kE == 32)
-#pragma unroll
-                for (int i = 0; i < 8; i++) wf[r][i] *= gscale[r];
-        }
+        for (int r = 0; r < kGemvRows; r++) Unpack8<W>::to(&raw[r][s * Unpack8<W>::kWords], wf[r]);
 #pragma unroll
         for (int b = 0; b < B; b++) {
             float xf[8];
@@ -66,8 +67,14 @@ __device__ __forceinline__ void gemv_chunk(float (&acc)[kGemvRows][B], const T* 
 #pragma unroll
             for (int r = 0; r < kGemvRows; r++)
 #pragma unroll
-                for (int i = 0; i < 8; i++) acc[r][b] = fmaf(wf[r][i], xf[i], acc[r][b]);
+                for (int i = 0; i < 8; i++) part[r][b] = fmaf(wf[r][i], xf[i], part[r][b]);
         }
+    }
+#pragma unroll
+    for (int r = 0; r < kGemvRows; r++) {
+        float scale = kGrouped ? to_f32(gs[r][k >> gshift]) : 1.0f;
+#pragma unroll
+        for (int b = 0; b < B; b++) acc[r][b] = kGrouped ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
     }
 }
 
@@ -77,13 +84,12 @@ __device__ __forceinline__ void gemv_warp(const T* x, const void* w, const __hal
     constexpr int kE = Chunk<W>::kElems;
     int lane = threadIdx.x % kWarp;
     int o0 = (blockIdx.x * kGemvWarps + threadIdx.x / kWarp) * kGemvRows;
-    if (o0 >= out) return;
     float acc[kGemvRows][B] = {};
     const char* wr[kGemvRows];
     const __half* gs[kGemvRows];
 #pragma unroll
     for (int r = 0; r < kGemvRows; r++) {
-        int o = min(o0 + r, out - 1); // the last warp may read a row twice and drop it
+        int o = min(o0 + r, out - 1); // warps past the end read the last row and drop it
         wr[r] = static_cast<const char*>(w) + bytes_of<W>(size_t(o) * ldw);
         gs[r] = gscale + size_t(o) * lds;
     }
@@ -104,7 +110,7 @@ __device__ __forceinline__ void gemv_warp(const T* x, const void* w, const __hal
 
 // gscale, lds, gshift (log2 of the group) count for int4 only.
 #define GEMV(W, WN, T, TN, B)                                                                                      \
-    KERNEL __launch_bounds__(kGemvWarps* kWarp)                                                                    \
+    KERNEL __launch_bounds__(kGemvWarps* kWarp, gemv_blocks(B))                                                                  \
         gemv_##WN##_##TN##_b##B(T* y, const T* x, const void* w, const __half* gscale, const float* scale,         \
                                 const float* bias, const T* res, int rows, int out, int in, int ldy, int ldx,      \
                                 int ldw, int lds, int gshift, int ldr, int act) {                                  \

@@ -66,17 +66,18 @@ __device__ __forceinline__ void gemv_nm24_span(float (&acc)[kGemvRows][B], const
             meta[r][0] = d.x, meta[r][1] = d.x >> 16, meta[r][kParts - 2] = d.y, meta[r][kParts - 1] = d.y >> 16;
         }
     }
+    // int4: every 32 columns share a scale, which is applied to their sum.
+    constexpr bool kGrouped = kParts == 4;
+    float part[kGemvRows][B];
 #pragma unroll
     for (int s = 0; s < kParts; s++) {
         float wf[kGemvRows][8];
 #pragma unroll
         for (int r = 0; r < kGemvRows; r++) {
             Unpack8<W>::to(&raw[r][s * Unpack8<W>::kWords], wf[r]);
-            if (kParts == 4) {
-                float g = to_f32(gs[r][(k + 16 * s) >> gshift]);
 #pragma unroll
-                for (int i = 0; i < 8; i++) wf[r][i] *= g;
-            }
+            for (int b = 0; b < B; b++)
+                if (s == 0 || (kGrouped && s == 2)) part[r][b] = kGrouped ? 0.0f : acc[r][b];
         }
 #pragma unroll
         for (int b = 0; b < B; b++) {
@@ -87,10 +88,17 @@ __device__ __forceinline__ void gemv_nm24_span(float (&acc)[kGemvRows][B], const
 #pragma unroll
                 for (int q = 0; q < 4; q++) {
                     float2 p = xs.pick(q, meta[r][s]);
-                    acc[r][b] = fmaf(wf[r][2 * q], p.x, acc[r][b]);
-                    acc[r][b] = fmaf(wf[r][2 * q + 1], p.y, acc[r][b]);
+                    part[r][b] = fmaf(wf[r][2 * q], p.x, part[r][b]);
+                    part[r][b] = fmaf(wf[r][2 * q + 1], p.y, part[r][b]);
                 }
         }
+        if (s == kParts - 1 || (kGrouped && s == 1))
+#pragma unroll
+            for (int r = 0; r < kGemvRows; r++) {
+                float scale = kGrouped ? to_f32(gs[r][(k + 16 * s) >> gshift]) : 1.0f;
+#pragma unroll
+                for (int b = 0; b < B; b++) acc[r][b] = kGrouped ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
+            }
     }
 }
 
@@ -101,7 +109,6 @@ __device__ __forceinline__ void gemv_nm24_warp(const T* x, const void* values, c
     constexpr int kCols = Span<W>::kCols;
     int lane = threadIdx.x % kWarp;
     int o0 = (blockIdx.x * kGemvWarps + threadIdx.x / kWarp) * kGemvRows;
-    if (o0 >= out) return;
     float acc[kGemvRows][B] = {};
     const char* v[kGemvRows];
     const uint16_t* m[kGemvRows];
@@ -130,14 +137,20 @@ __device__ __forceinline__ void gemv_nm24_warp(const T* x, const void* values, c
     gemv_finish<T, B>(acc, o0, out, rows, e);
 }
 
+// Eight rows of f32 activations with int8 or int4 weights do not fit the registers:
+// that kernel makes two passes of four.
 #define GEMV_NM24(W, WN, T, TN, B)                                                                                  \
-    KERNEL __launch_bounds__(kGemvWarps* kWarp)                                                                     \
+    KERNEL __launch_bounds__(kGemvWarps* kWarp, gemv_blocks(B))                                                                   \
         gemv_nm24_##WN##_##TN##_b##B(T* y, const T* x, const void* values, const uint16_t* meta,                    \
                                      const __half* gscale, const float* scale, const float* bias, const T* res,     \
                                      int rows, int out, int in, int ldy, int ldx, int ldv, int ldm, int lds,        \
                                      int gshift, int ldr, int act) {                                                \
-        gemv_nm24_warp<W, T, B>(x, values, meta, gscale, rows, out, in, ldx, ldv, ldm, lds, gshift,                 \
-                                {y, scale, bias, res, ldy, ldr, act});                                              \
+        constexpr int kPass = B == 8 && sizeof(W) == 1 && sizeof(T) == 4 ? 4 : B; /* registers: see above */        \
+        _Pragma("unroll 1") for (int i = 0; i < (B == kPass ? 1 : rows); i += kPass)                                                   \
+            gemv_nm24_warp<W, T, kPass>(x + size_t(i) * ldx, values, meta, gscale, min(rows - i, kPass), out, in,   \
+                                        ldx, ldv, ldm, lds, gshift,                                                 \
+                                        {y + size_t(i) * ldy, scale, bias, res ? res + size_t(i) * ldr : res, ldy,  \
+                                         ldr, act});                                                                \
     }
 #define GEMV_NM24_BATCHES(W, WN, T, TN) \
     GEMV_NM24(W, WN, T, TN, 1) GEMV_NM24(W, WN, T, TN, 4) GEMV_NM24(W, WN, T, TN, 8)

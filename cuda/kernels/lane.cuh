@@ -42,24 +42,18 @@ __device__ __forceinline__ float warp_max(float v) {
 }
 
 // block_sum, block_max: every thread of the block gets the result. slots holds
-// one float per warp (32 of them) in shared memory and may be reused after the call.
+// one float per warp (32 of them) in shared memory; to use it again, put a barrier between.
 __device__ __forceinline__ float block_sum(float v, float* slots) {
     v = warp_sum(v);
     if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = v;
     __syncthreads();
-    float total = 0;
-    for (int w = 0; w < int(blockDim.x) / kWarp; w++) total += slots[w];
-    __syncthreads();
-    return total;
+    return warp_sum(threadIdx.x % kWarp < blockDim.x / kWarp ? slots[threadIdx.x % kWarp] : 0.0f);
 }
 __device__ __forceinline__ float block_max(float v, float* slots) {
     v = warp_max(v);
     if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = v;
     __syncthreads();
-    float top = slots[0];
-    for (int w = 1; w < int(blockDim.x) / kWarp; w++) top = fmaxf(top, slots[w]);
-    __syncthreads();
-    return top;
+    return warp_max(threadIdx.x % kWarp < blockDim.x / kWarp ? slots[threadIdx.x % kWarp] : -INFINITY);
 }
 
 // Activations of the field, by number as the launchers pass them.

@@ -30,6 +30,8 @@ func elementwiseChecks() []check {
 				check{"softmax/" + id, []string{"softmax_" + n}, func(r *rig) error { return checkSoftmax(r, t, rows, width) }},
 				check{"argmax/" + id, []string{"argmax_" + n}, func(r *rig) error { return checkArgmax(r, t, rows, width) }},
 				check{"topk/" + id, []string{"topk_" + n}, func(r *rig) error { return checkTopK(r, t, rows, width, 5) }},
+				check{"topk1/" + id, []string{"topk_" + n}, func(r *rig) error { return checkTopK(r, t, rows, width, 1) }},
+				check{"topk0/" + id, []string{"topk_" + n}, func(r *rig) error { return checkTopK(r, t, rows, width, 0) }},
 				check{"quantise_int8/" + id, []string{"quantise_int8_" + n}, func(r *rig) error { return checkQuantise(r, t, rows, width) }},
 			)
 			for act := range 6 {
@@ -343,6 +345,9 @@ func checkArgmax(r *rig, t sparse.DType, rows, width int) error {
 func checkTopK(r *rig, t sparse.DType, rows, width, k int) error {
 	x := r.coarse(t, rows, width, width+1)
 	index, values := room[int32](r, rows*k), room[float32](r, rows*k)
+	if k == 0 {
+		index, values = null, null // nothing may be touched
+	}
 	if err := r.run("topk_"+t.String(), dim(rows), dim(128), 0, values, index, x.upload(r), width, width+1, k); err != nil {
 		return err
 	}

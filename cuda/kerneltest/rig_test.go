@@ -68,7 +68,8 @@ func newRig(t testing.TB) *rig {
 
 // rigOf makes a device of its own; the seed orders its warps.
 func rigOf(seed int64, texts ...string) (*rig, error) {
-	r := &rig{d: ptxsim.NewDevice(ptxsim.Config{Seed: seed, Stats: true}), rng: rand.New(rand.NewPCG(uint64(seed), 7))}
+	cfg := ptxsim.Config{Seed: seed, Stats: true, MaxInstructions: 5e6} // a mutant may loop for ever
+	r := &rig{d: ptxsim.NewDevice(cfg), rng: rand.New(rand.NewPCG(uint64(seed), 7))}
 	for _, text := range texts {
 		m, err := r.d.Load(text)
 		if err != nil {

@@ -1,0 +1,104 @@
+package kerneltest
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sparserun/sparserun/cuda/ptxsim"
+)
+
+// mutated are the kernels whose PTX is broken on purpose: one of every template, in
+// different types and sizes. SPARSERUN_MUTATE names others, or "all".
+var mutated = strings.Fields(`
+	rmsnorm_f16 rmsnorm_heads_f32 add_rmsnorm_f32 add_f16 mul_f32 bias_act_f16 silu_gate_f16 embedding_int8_f16
+	embedding_bf16_f32 rope_f16 softmax_f32 argmax_f16 topk_f32 kv_write_f16 quantise_int8_f16 prune_nm24_f16 im2col_f16
+	pack_nm24_b16 pack_nm24_b8 pack_dense_b16
+	gemv_f16_f16_b1 gemv_int8_f32_b1 gemv_int4_f16_b4 gemv_nm24_f16_f16_b1 gemv_nm24_bf16_f32_b1 gemv_nm24_int8_f16_b4
+	gemv_nm24_int4_f32_b1 linear_f16_f16 linear_int4_f32 linear_nm24_int8_f16 spmv_csr_f16_f16_c16_b1 spmv_csr_int8_f32_c32_b8
+	spmm_nm24_f16_n128 spmm_nm24_bf16_n32 spmm_nm24_int8_n64 spmm_nm24_int4_n16 spmm_nm24_e4m3_n16
+	gemm_f16_n64 gemm_int8_n16 gemm_int4_n32 spmm_bitmask_f16_n64 splitk_finish_f16 quantise_e4m3_f32
+	attention_f16 attention_decode_f16_hd64_g4 attention_combine_f16 attention_prefill_f16_hd64`)
+
+// partners are kernels that checks of others need after them.
+var partners = []string{"splitk_finish_f32", "splitk_finish_f16", "splitk_finish_bf16", "attention_combine_f16"}
+
+// mutantsPerKind is how many mutants of each kind a kernel gets; 0 is all of them.
+func mutantsPerKind(t *testing.T) int {
+	n, err := strconv.Atoi(os.Getenv("SPARSERUN_MUTANTS"))
+	if err == nil {
+		return n
+	}
+	if testing.Short() {
+		t.Skip("-short: no mutation run")
+	}
+	return 2
+}
+
+// TestMutations breaks the kernels' PTX, one instruction at a time, and asks whether
+// the checks notice. SPARSERUN_MUTANTS=0 tries every mutant (minutes).
+func TestMutations(t *testing.T) {
+	perKind := mutantsPerKind(t)
+	texts := map[string]string{}
+	for _, f := range families {
+		texts[f] = ptx(t, f)
+	}
+	helper, err := ptxsim.Extract(texts["80"], partners...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks := allChecks()
+	names := mutated
+	if only := os.Getenv("SPARSERUN_MUTATE"); only == "all" {
+		names = nil
+		for _, f := range families {
+			ks, err := ptxsim.Kernels(texts[f])
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, ks...)
+		}
+	} else if only != "" {
+		names = strings.Fields(only)
+	}
+	var total ptxsim.MutationReport
+	for _, name := range names {
+		var mine []check
+		for _, c := range checks {
+			if slices.Contains(c.covers, name) {
+				mine = append(mine, c)
+			}
+		}
+		src := texts["80"]
+		if _, err := ptxsim.Extract(src, name); err != nil {
+			src = texts["89"]
+		}
+		rep, err := ptxsim.RunMutants(src, name, perKind, func(mutant string) error {
+			r, err := rigOf(3, mutant, helper)
+			if err != nil {
+				return err
+			}
+			for _, c := range mine {
+				if err := c.run(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		excuse(&rep)
+		total.Add(rep)
+		t.Logf("%-32s %3d of %3d killed, %d excused", name, len(rep.Killed), len(rep.Killed)+len(rep.Survived), len(rep.Excused))
+	}
+	total.Print(os.Stdout)
+	if total.Rate() < .95 {
+		t.Errorf("kill rate %.1f %%, want at least 95 %%", 100*total.Rate())
+	}
+}
+
+// excuse sets aside survivors that no output can show.
+func excuse(rep *ptxsim.MutationReport) {}
