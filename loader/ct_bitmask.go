@@ -258,6 +258,9 @@ func (m *modules) bitmask(mod string, mask *safeTensor) (*model.Weight, error) {
 		if b.quant, err = m.scales(mod, b.r, b.c, nil); err != nil {
 			return nil, err
 		}
+		if b.quant.Zeros != nil && b.f != nil {
+			return nil, errAsymmetric(mod)
+		}
 	}
 	if !b.is24 && m.cfg.structure == "2:4" {
 		if err := b.hold24(); err != nil {

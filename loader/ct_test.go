@@ -85,3 +85,21 @@ func TestTinyLlamaGraphs(t *testing.T) {
 		require.NoError(t, g.Close())
 	}
 }
+
+// TestMarlinHalfGroup: with a group of half the inputs the writer leaves the
+// scales in order (testdata/make_marlin.py).
+func TestMarlinHalfGroup(t *testing.T) {
+	b, err := os.ReadFile("testdata/marlin_64x256.safetensors")
+	require.NoError(t, err)
+	dir := folder(t, map[string][]byte{fileWeights: b, fileConfig: []byte(quantConfig(groups("4", "true", "128")))})
+	ws, closeFiles, err := OpenTensors(dir)
+	require.NoError(t, err)
+	defer closeFiles()
+	require.Len(t, ws, 2)
+	got, want := ws[0], ws[1]
+	if got.Name == "want" {
+		got, want = want, got
+	}
+	require.Equal(t, "m.weight", got.Name)
+	sameBits(t, want, got.Data)
+}

@@ -87,6 +87,8 @@ func sparseCases() []hostile {
 		mk(36, "metadata of another width", ErrSparse, m24, marlin(goodMeta, []int{2, 64}, ones(64))...),
 		mk(37, "2:4 columns no multiple of 4", ErrSparse, plain, st{".compressed", "F16", []int{8, 5}, ones(40)}, st{".bitmask", "U8", []int{8, 2}, mask24}, st{".shape", "I64", []int{2, 1}, i64s(8, 10)}),
 		mk(38, "three bits in a 2:4 mask", ErrSparse, plain, nm(setByte(mask24, 5, 0x37), ones(64), []int{8, 8}, i64s(8, 16))...),
+		mk(38, "three bits in one group, one in another", ErrSparse, plain, nm(setByte(setByte(mask24, 5, 0x37), 9, 0x31), ones(64), []int{8, 8}, i64s(8, 16))...),
+		mk(38, "the same in high nibbles", ErrSparse, plain, nm(setByte(setByte(mask24, 5, 0x73), 9, 0x13), ones(64), []int{8, 8}, i64s(8, 16))...),
 		mk(38, "one bit in a 2:4 mask", ErrSparse, plain, nm(setByte(mask24, 5, 0x31), ones(64), []int{8, 8}, i64s(8, 16))...),
 		mk(38, "three of four where 2:4 is declared", ErrSparse, declared24, bm(setByte(mask24, 0, 0x17), 64, even, i64s(8, 16))...),
 		mk(39, "fewer values than bits", ErrSparse, plain, bm(mask24, 63, even, i64s(8, 16))...),

@@ -3,6 +3,7 @@ package loader
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -30,12 +31,16 @@ func TestWriteForPython(t *testing.T) {
 		{"nm24-int8", sparse.LayoutNM24, sparse.Int8, 0}, {"dense-int8", sparse.LayoutDense, sparse.Int8, 0},
 		{"bitmask-int8", sparse.LayoutBitmask, sparse.Int8, 0},
 		{"dense-int4", sparse.LayoutDense, sparse.Int4, 0}, {"dense-int4-g4", sparse.LayoutDense, sparse.Int4, 4},
+		{"dense-int4-asym", sparse.LayoutDense, sparse.Int4, 4}, {"dense-int8-asym", sparse.LayoutDense, sparse.Int8, 0},
 	} {
 		g, err := Open(testenv.Data(t, "stories260K"))
 		require.NoError(t, err)
 		prune24(t, g, c.layout, c.typ, c.group)
 		for _, n := range g.Linears() {
 			halfScales(n.Weight.Data)
+			if strings.HasSuffix(c.name, "asym") {
+				asymmetric(n.Weight.Data)
+			}
 		}
 		opts := SaveOptions{DType: c.typ}
 		if c.typ.Quantised() {

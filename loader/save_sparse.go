@@ -64,6 +64,8 @@ func (s *saver) finishOne(p pendingSparse) error {
 	switch {
 	case q == nil:
 		t = s.opts.DType
+	case q.Zeros != nil && t != sparse.Int4:
+		return errAsymmetric(p.mod)
 	case t == sparse.Int4:
 		s.quantised(p.mod, scheme{bits: 4, format: formatPacked}, q, rows, cols)
 		name, shape = p.mod+".compressed_int4", []int{(nnz + 1) / 2}
@@ -85,6 +87,12 @@ func (s *saver) finishOne(p pendingSparse) error {
 	s.shape(p.mod+".shape", []int{2}, rows, cols)
 	s.add(p.mod+".row_offsets", "I64", []int{rows}, p.reload(writeOffsets))
 	return nil
+}
+
+// errAsymmetric: compressed-tensors would give a pruned weight the code 0, which
+// is not zero where there is a zero point.
+func errAsymmetric(mod string) error {
+	return fault(ErrUnsupported, mod, -1, "sparse weight with zero points", "a symmetric one", nil)
 }
 
 // reload gives f the matrix in memory when its turn to be written comes.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,6 +66,9 @@ func TestSaveRoundTrip(t *testing.T) {
 		{"dense int8", sparse.LayoutDense, sparse.Int8, 0, SaveOptions{}, sparse.LayoutDense},
 		{"dense int8 groups", sparse.LayoutDense, sparse.Int8, 32, SaveOptions{}, sparse.LayoutDense},
 		{"dense int4 groups", sparse.LayoutDense, sparse.Int4, 32, SaveOptions{}, sparse.LayoutDense},
+		{"dense int4 asym", sparse.LayoutDense, sparse.Int4, 32, SaveOptions{}, sparse.LayoutDense},
+		{"dense int8 asym", sparse.LayoutDense, sparse.Int8, 0, SaveOptions{}, sparse.LayoutDense},
+		{"bitmask int4 asym", sparse.LayoutBitmask, sparse.Int4, 32, SaveOptions{}, sparse.LayoutBitmask},
 	} {
 		for _, out := range []string{"one.safetensors", "folder/"} {
 			t.Run(c.name+" "+out, func(t *testing.T) {
@@ -73,6 +77,11 @@ func TestSaveRoundTrip(t *testing.T) {
 				defer g.Close()
 				if c.layout != 0 {
 					prune24(t, g, c.layout, c.typ, c.group)
+				}
+				if strings.HasSuffix(c.name, "asym") {
+					for _, n := range g.Linears() {
+						asymmetric(n.Weight.Data)
+					}
 				}
 				path := filepath.Join(t.TempDir(), out)
 				if out == "folder/" {
@@ -166,4 +175,28 @@ func TestSaveSmolLM2(t *testing.T) {
 	st, err := os.Stat(path)
 	require.NoError(t, err)
 	t.Log("file", st.Size())
+}
+
+// asymmetric gives a quantised form zero points.
+func asymmetric(m sparse.Matrix) {
+	var q *sparse.Quant
+	switch m := m.(type) {
+	case *sparse.Dense:
+		q = m.Quant
+	case *sparse.Bitmask:
+		q = m.Quant
+	}
+	q.Zeros = make([]int8, len(q.Scales))
+	for i := range q.Zeros {
+		q.Zeros[i] = int8(i*5%16 - 8)
+	}
+}
+
+func TestSaveRefusesAsymmetricSparse(t *testing.T) {
+	g, err := Open(testenv.Data(t, "stories260K"))
+	require.NoError(t, err)
+	defer g.Close()
+	prune24(t, g, sparse.LayoutBitmask, sparse.Int8, 0)
+	asymmetric(g.Linears()[0].Weight.Data)
+	require.ErrorIs(t, Save(g, filepath.Join(t.TempDir(), "m"), SaveOptions{}), ErrUnsupported)
 }
