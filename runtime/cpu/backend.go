@@ -4,6 +4,7 @@ import (
 	"fmt"
 	goruntime "runtime"
 
+	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
@@ -76,6 +77,9 @@ func (b *Backend) Has(k runtime.Kernel) bool {
 
 // Compile implements runtime.Backend.
 func (b *Backend) Compile(plan *runtime.Plan) (runtime.Program, error) {
+	if err := linalg.CheckISA(); err != nil {
+		return nil, fmt.Errorf("cpu: compile: %w", err)
+	}
 	b.timer.clear() // measuring is over: its memory is for weights now
 	p := &program{pool: b.pool, plan: plan}
 	b.pool.retain()

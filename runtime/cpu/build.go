@@ -9,48 +9,54 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// build makes the steps, in the plan's order.
+// build makes the steps, in the plan's order but for Linears that join an earlier
+// one.
 func (c *compiler) build() error {
-	for i := 0; i < len(c.plan.Steps); {
-		n := c.group(i)
-		s := c.plan.Steps[i]
+	built := make([]bool, len(c.plan.Steps))
+	for i, s := range c.plan.Steps {
+		if built[i] {
+			continue
+		}
 		var err error
 		if s.Node.Op == model.OpLinear {
-			err = c.linears(i, n)
+			group := c.group(i, built)
+			for _, k := range group {
+				built[k] = true
+			}
+			err = c.linears(group)
 		} else {
 			err = c.single(i)
 		}
 		if err != nil {
 			return fmt.Errorf("step %d %q: %w", i, s.Node.Name, err)
 		}
-		i += n
 	}
 	return nil
 }
 
-// group is how many steps from i on run as one: Linears that read the same
-// buffer and do not touch one another's results.
-func (c *compiler) group(i int) int {
+// groupReach is how far ahead a Linear looks for others of the same input: k and v
+// stand behind the norm of q in some models.
+const groupReach = 6
+
+// group lists the steps that run as one with Linear i: later Linears that read the
+// same buffer, and that may run before what stands between.
+func (c *compiler) group(i int, built []bool) []int {
 	st := c.plan.Steps
-	n := 1
-	if st[i].Node.Op != model.OpLinear {
-		return n
+	out := []int{i}
+	for k := i + 1; k < min(len(st), i+groupReach); k++ {
+		s := st[k]
+		if built[k] || s.Node.Op != model.OpLinear || s.In[0] != st[i].In[0] {
+			continue
+		}
+		ok := true
+		for _, t := range st[i:k] {
+			ok = ok && t.Out != s.Out && t.Out != s.In[0] && t.Out != s.Residual && t.Residual != s.Out && !slices.Contains(t.In, s.Out)
+		}
+		if ok {
+			out = append(out, k)
+		}
 	}
-	for i+n < len(st) {
-		s := st[i+n]
-		if s.Node.Op != model.OpLinear || s.In[0] != st[i].In[0] {
-			break
-		}
-		clash := false
-		for _, t := range st[i : i+n] {
-			clash = clash || t.Out == s.Out || t.Out == s.Residual || t.Residual == s.Out || t.Out == s.In[0]
-		}
-		if clash {
-			break
-		}
-		n++
-	}
-	return n
+	return out
 }
 
 // add appends a step that writes to the given buffers.
@@ -84,9 +90,9 @@ func (c *compiler) form(x *acts, b int, f form) (fresh bool, err error) {
 	return true, nil
 }
 
-// linears builds one step of n Linears from plan step i on.
-func (c *compiler) linears(i, n int) error {
-	first := c.plan.Steps[i]
+// linears builds one step of the Linears at the given plan steps.
+func (c *compiler) linears(group []int) error {
+	first := c.plan.Steps[group[0]]
 	in, width := first.In[0], c.width(first.Node.In[0])
 	x := c.acts[in]
 	if x == nil {
@@ -96,7 +102,8 @@ func (c *compiler) linears(i, n int) error {
 	l := &linearStep{in: in, selected: c.plan.Buffers[first.Out].Selected, x: x}
 	m := meter{selected: l.selected}
 	var total int64
-	for k, s := range c.plan.Steps[i : i+n] {
+	for _, k := range group {
+		s := c.plan.Steps[k]
 		rows, cols := s.Node.Weight.Data.Dims()
 		if rows != c.width(s.Node.Out) || cols != width {
 			return fmt.Errorf("%q: want [%d %d], got [%d %d]: %w", s.Node.Weight.Name, c.width(s.Node.Out), width, rows, cols, runtime.ErrShape)
@@ -114,20 +121,20 @@ func (c *compiler) linears(i, n int) error {
 		}
 		l.parts = append(l.parts, linear{w: w, rows: rows, out: s.Out, residual: s.Residual, bias: bias})
 		b := w.bytes()
-		c.p.bytes[i+k] = b
+		c.p.bytes[k] = b
 		total += b.Total()
 		m.parts = append(m.parts, c.linearMeter(key, b, rows, cols))
 	}
 	for k := range m.parts {
-		m.parts[k].share = 1 / float64(n)
+		m.parts[k].share = 1 / float64(len(group))
 		if total > 0 {
 			m.parts[k].share = float64(m.parts[k].Bytes) / float64(total)
 		}
 	}
 	l.cut(c.p.pool.threads)
 	c.add(l, m)
-	for _, s := range c.plan.Steps[i : i+n] {
-		delete(c.acts, s.Out)
+	for _, k := range group {
+		delete(c.acts, c.plan.Steps[k].Out)
 	}
 	return nil
 }
