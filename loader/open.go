@@ -135,8 +135,10 @@ func openSource(src *source, path string, o *options) (*model.Graph, error) {
 		g, err = openSafetensors(src, path, o)
 	case kindPickle:
 		return nil, errPickle()
+	case kindONNX:
+		g, err = openONNX(src, path, o)
 	default:
-		return nil, fault(ErrFormat, "", 0, "first bytes", "a GGUF or safetensors file", nil)
+		return nil, fault(ErrFormat, "", 0, "first bytes", "a GGUF, safetensors or ONNX file", nil)
 	}
 	return g, err
 }
