@@ -79,6 +79,9 @@ func (b *Backend) Close() error {
 func (b *Backend) Has(k runtime.Kernel) bool {
 	switch k.Op {
 	case model.OpLinear, model.OpEmbedding:
+		if k.Act != runtime.ActType(k.Weight) {
+			return false
+		}
 		switch k.Layout {
 		case sparse.LayoutDense, sparse.LayoutNM24:
 			switch k.Weight {

@@ -45,7 +45,7 @@ func (p *program) linear(s *runtime.Step, x, y Ptr, rows func() int) (func() err
 	w := p.linears[n.Weight]
 	if w == nil {
 		var err error
-		if w, err = p.upload(n.Weight.Data, s.Kernel.Layout, s.Kernel.Weight, p.group(s)); err != nil {
+		if w, err = p.upload(n.Weight.Data, s.Kernel.Layout, s.Kernel.Weight, p.group(s), padding(s.Kernel.Layout, s.Kernel.Weight)); err != nil {
 			return nil, nil, err
 		}
 		p.linears[n.Weight] = w

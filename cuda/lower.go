@@ -90,25 +90,23 @@ func (p *program) lower(s *runtime.Step) (func() error, *weight, error) {
 func blocks(n, per int) int { return (n + per - 1) / per }
 
 // embedding looks rows up in the weight's own form where the kernel reads that
-// form - a tied head is then stored once - else in a float16 (float32) copy.
+// form - a tied head is then stored once - else in a copy.
 func (p *program) embedding(s *runtime.Step, tokens, y Ptr, l int32) (func() error, *weight, error) {
 	n := s.Node
 	vocab, width := n.Weight.Data.Dims()
 	t, layout := s.Kernel.Weight, s.Kernel.Layout
 	w := p.linears[n.Weight]
 	if w == nil || layout != sparse.LayoutDense || t == sparse.Int4 || w.ld != width {
-		direct := layout == sparse.LayoutDense && t != sparse.Int4 && up(width, padding(layout, t)) == width
-		if !direct {
+		shared := layout == sparse.LayoutDense && t != sparse.Int4 && up(width, padding(layout, t)) == width
+		if t == sparse.Int4 {
 			t = p.act
 		}
 		var err error
-		if w, err = p.upload(n.Weight.Data, sparse.LayoutDense, t, 0); err != nil {
+		if w, err = p.upload(n.Weight.Data, sparse.LayoutDense, t, 0, 1); err != nil {
 			return nil, nil, err
 		}
-		if direct {
+		if shared {
 			p.linears[n.Weight] = w
-		} else if w.ld != width {
-			return nil, nil, fmt.Errorf("embedding of width %d, want a multiple of %d: %w", width, padding(sparse.LayoutDense, t), runtime.ErrUnsupported)
 		}
 	}
 	f, err := p.fn("embedding_"+w.t.String()+p.t(), 0)

@@ -46,8 +46,9 @@ func padding(l sparse.Layout, t sparse.DType) int {
 	return n
 }
 
-// upload packs m in the layout and type of the plan and copies it to the device.
-func (p *program) upload(m sparse.Matrix, l sparse.Layout, t sparse.DType, group int) (*weight, error) {
+// upload packs m in the layout and type of the plan and copies it to the device,
+// dense rows padded to a multiple of pad columns.
+func (p *program) upload(m sparse.Matrix, l sparse.Layout, t sparse.DType, group, pad int) (*weight, error) {
 	packed, err := sparse.Pack(m, l, t, group)
 	if err != nil {
 		return nil, err
@@ -58,12 +59,12 @@ func (p *program) upload(m sparse.Matrix, l sparse.Layout, t sparse.DType, group
 	switch x := packed.(type) {
 	case *sparse.Dense:
 		q = x.Quant
-		w.ld = up(in, padding(l, t))
+		w.ld = up(in, pad)
 		w.nonzeros = int64(rows) * int64(in)
 		err = p.put(w, &w.values, padRows(x.Values, rows, in, w.ld))
 	case *sparse.NM24:
 		q = x.Quant
-		wide := up(in, padding(l, t))
+		wide := up(in, pad)
 		w.ld, w.ldm = wide/2, wide/16
 		w.nonzeros = int64(rows) * int64(2*x.Groups())
 		if err = p.put(w, &w.values, padRows(x.Values, rows, 2*x.Groups(), w.ld)); err == nil {
@@ -195,10 +196,17 @@ func (p *program) putScales(w *weight, q *sparse.Quant) error {
 		}
 		return p.put(w, &w.scale, b)
 	}
-	if q.Group < 32 || q.Group&(q.Group-1) != 0 {
+	group := q.Group
+	if group == 0 { // one scale a row: any power of two that covers it
+		group = 32
+		for group < w.in {
+			group *= 2
+		}
+	}
+	if group < 32 || group&(group-1) != 0 {
 		return fmt.Errorf("cuda: int4 in groups of %d columns, want a power of two of 32 or more: %w", q.Group, sparse.ErrType)
 	}
-	for w.shift = 5; 1<<w.shift < q.Group; w.shift++ {
+	for w.shift = 5; 1<<w.shift < group; w.shift++ {
 	}
 	w.lds = q.Groups(w.in)
 	b := make([]byte, 0, 2*len(q.Scales))

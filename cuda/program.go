@@ -20,6 +20,7 @@ type program struct {
 	plan *runtime.Plan
 	mu   sync.Mutex
 
+	inputs   []runtime.Input
 	act      sparse.DType // of activations: F16, or F32
 	buffers  []Ptr        // by plan buffer; inputs have int32
 	steps    []step
@@ -41,8 +42,8 @@ type program struct {
 
 	// the batch in flight
 	rows, selected int
-	seqRuns        []int32 // attention tiles of the batch: (first row, rows) of one sequence
-	host           []byte  // staging
+	single         bool   // no sequence has two rows
+	host           []byte // staging
 }
 
 // step is one plan step with what it launches.
@@ -63,10 +64,11 @@ func (p *program) width(v model.ValueID) int { return p.plan.Graph.Values[v].Wid
 
 func (p *program) compile() error {
 	p.act = sparse.F16
+	p.inputs = p.plan.Describe()
 	p.vectors, p.linears, p.tables = map[*model.Weight]Ptr{}, map[*model.Weight]*weight{}, map[*float64]rope{}
 	p.usedPages = map[int32]bool{}
 	for _, s := range p.plan.Steps {
-		if s.Choice != nil && s.Kernel.Weight == sparse.F32 {
+		if s.Kernel.Weight == sparse.F32 && (s.Node.Op == model.OpLinear || s.Node.Op == model.OpEmbedding) {
 			p.act = sparse.F32
 		}
 	}
@@ -107,10 +109,14 @@ func (p *program) allocate() error {
 			rows = p.plan.MaxSelect
 		}
 		n := int64(rows) * int64(ld(b.Width)) * actBytes
-		if b.Input == model.InTables && p.plan.Graph.Config != nil {
-			n = 4 * int64(p.plan.MaxRows) * int64(p.maxPages)
-		} else if b.Input >= 0 && p.plan.Graph.Config != nil {
-			n = 4 * int64(rows)
+		if b.Input >= 0 {
+			switch p.inputs[b.Input].Kind {
+			case runtime.InputFloats:
+			case runtime.InputTables:
+				n = 4 * int64(p.plan.MaxRows) * int64(p.maxPages)
+			default:
+				n = 4 * int64(rows)
+			}
 		}
 		a, err := p.alloc(n)
 		if err != nil {
@@ -220,12 +226,12 @@ func (p *program) execute(in, out []runtime.View, c *runtime.Counters) error {
 		return err
 	}
 	phase := runtime.Prefill
-	if p.plan.Graph.Config != nil && p.rows == 1 {
+	if p.plan.Graph.Config != nil && p.single {
 		phase = runtime.Decode
 	}
 	start := time.Now()
 	var err error
-	graph := phase == runtime.Decode && p.selected == 1
+	graph := phase == runtime.Decode && p.rows == 1 && p.selected == 1
 	if graph {
 		err = p.decodeGraph()
 	} else {

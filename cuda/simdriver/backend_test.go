@@ -16,6 +16,7 @@ import (
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/prune"
 	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/runtime/backendtest"
 	"github.com/sparserun/sparserun/runtime/cpu"
 	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/testenv"
@@ -235,7 +236,7 @@ func TestBadInput(t *testing.T) {
 		spoil(v)
 		err := prog.Run(context.Background(), v, out, nil)
 		require.Error(t, err, name)
-		require.True(t, errors.Is(err, runtime.ErrShape) || errors.Is(err, runtime.ErrContext), "%s: %v", name, err)
+		require.True(t, errors.Is(err, runtime.ErrShape) || errors.Is(err, runtime.ErrInput) || errors.Is(err, runtime.ErrContext), "%s: %v", name, err)
 	}
 	require.NoError(t, prog.Run(context.Background(), good(), out, nil))
 }
@@ -251,3 +252,15 @@ func (g grab) Compile(p *runtime.Plan) (runtime.Program, error) {
 	*g.p = prog
 	return prog, err
 }
+
+// TestConformance holds the backend to what every backend must do.
+func TestConformance(t *testing.T) {
+	b, _ := open(t, ptxsim.Config{Seed: 3})
+	backendtest.Run(t, func() runtime.Backend { return keep{b} }, backendtest.ActRounding(1.0/2048),
+		backendtest.Groups(func(k runtime.Kernel, g int) bool { return k.Weight != sparse.Int8 || g == 0 }))
+}
+
+// keep is a backend that outlives its Close: loading the PTX takes a second.
+type keep struct{ *cuda.Backend }
+
+func (keep) Close() error { return nil }

@@ -25,7 +25,12 @@ func (s *suite) linear(t *testing.T) {
 	for _, k := range s.has() {
 		groups := []int{0}
 		if k.Weight.Quantised() {
-			groups = []int{0, 32, 64, 128}
+			groups = nil
+			for _, g := range []int{0, 32, 64, 128} {
+				if s.groups == nil || s.groups(k, g) {
+					groups = append(groups, g)
+				}
+			}
 		}
 		t.Run(k.String(), func(t *testing.T) {
 			for i, shape := range linearShapes {
@@ -36,6 +41,14 @@ func (s *suite) linear(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tiny is the bound where numbers are subnormal in half precision.
+func (s *suite) tiny() float64 {
+	if s.round == 0 {
+		return 0
+	}
+	return tiny
 }
 
 // Epilogues that a Linear may carry; the cases take turns.
@@ -103,7 +116,9 @@ func (s *suite) linearCase(t *testing.T, k runtime.Kernel, group, rows, cols int
 				want[i*rows+o] = y
 				// A float32 sum of n terms in any order is off by at most n half units of
 				// the terms' size (Higham, section 4.2); 8 more for scales, bias, residual.
-				bound[i*rows+o] = size * (float64(cols+8)/(1<<24) + s.round)
+				// Where activations are rounded, the inputs are, and each of the values on
+				// the way, none of which is larger than size: 4 roundings of the whole.
+				bound[i*rows+o] = size * (float64(cols+8)/(1<<24) + 4*s.round) + s.tiny()
 			}
 		}
 		equal(t, name(id, " epilogue ", variant, " batch ", batch), run(t, p, batch, rows, floats(batch, cols, xs), floats(batch, rows, rs)), want, bound)
@@ -125,18 +140,21 @@ func (s *suite) int8Case(t *testing.T, p runtime.Program, r *rand.Rand, id strin
 			top = max(top, math.Abs(float64(v)))
 		}
 		for o := range rows {
-			var y, size float64
+			var y, size, terms float64
 			for c, v := range xs[i*cols : (i+1)*cols] {
 				y += 2 * float64(v) * float64(w[o*cols+c])
 				size += 2 * math.Abs(float64(w[o*cols+c]))
 			}
+			terms = size * top
 			if b != nil {
 				y += float64(b[o])
+				terms += math.Abs(float64(b[o]))
 			}
 			if variant >= residualInPlace {
 				y += 2 * float64(rs[i*rows+o])
+				terms += 2 * math.Abs(float64(rs[i*rows+o]))
 			}
-			want[i*rows+o], bound[i*rows+o] = y, size*top/254*1.001+1e-5
+			want[i*rows+o], bound[i*rows+o] = y, size*top/254*1.001+1e-5+4*s.round*terms+s.tiny()
 		}
 	}
 	equal(t, name(id, " any numbers"), run(t, p, batch, rows, floats(batch, cols, xs), floats(batch, rows, rs)), want, bound)

@@ -24,10 +24,17 @@ type Option func(*suite)
 // (2^-11 for half precision); 0 for float32.
 func ActRounding(u float64) Option { return func(s *suite) { s.round = u } }
 
+// Groups tells which columns per scale the backend takes for quantised weights (0:
+// the whole row); without it, all.
+func Groups(ok func(k runtime.Kernel, group int) bool) Option {
+	return func(s *suite) { s.groups = ok }
+}
+
 // suite is one run of all tests.
 type suite struct {
-	new   func() runtime.Backend
-	round float64
+	new    func() runtime.Backend
+	round  float64
+	groups func(k runtime.Kernel, group int) bool
 }
 
 // Run tests the backends that open makes; each test opens and closes its own.
@@ -101,6 +108,10 @@ func run(t *testing.T, p runtime.Program, rows, cols int, in ...runtime.View) []
 	require.NotEmpty(t, c.Ops)
 	return out
 }
+
+// tiny is what a few roundings of half precision may be off by where numbers are
+// subnormal, half a unit of 2^-24 each.
+const tiny = 4.0 / (1 << 25)
 
 // equal holds got to want within the bound of each number.
 func equal(t *testing.T, name string, got []float32, want, bound []float64) {
