@@ -35,17 +35,15 @@ func (m *packed) Bytes() sparse.Bytes {
 	return sparse.Bytes{Values: m.t.size, Metadata: 4 * int64(len(m.gidx)), Scales: m.quant.Bytes()}
 }
 
-// codes unpacks the signed codes of rows r0.. to f.
-func (m *packed) codes(r0, n int, f func(r int, q []int8)) error {
+// words calls f with the raw words of rows r0, r0+1, ...
+func (m *packed) words(r0, n int, f func(r int, raw []byte)) error {
 	rb := 4 * m.t.shape[1]
 	step := max(1, chunk/max(1, rb))
-	q := make([]int8, m.c)
 	for r := r0; r < r0+n; r += step {
 		k := min(step, r0+n-r)
 		err := m.t.src.view(m.t.off+int64(r)*int64(rb), k*rb, func(raw []byte) error {
 			for i := range k {
-				unpackCodes(q, raw[i*rb:(i+1)*rb], m.bits, m.dense)
-				f(r+i, q)
+				f(r+i, raw[i*rb:(i+1)*rb])
 			}
 			return nil
 		})
@@ -56,8 +54,33 @@ func (m *packed) codes(r0, n int, f func(r int, q []int8)) error {
 	return nil
 }
 
+// codes calls f with the signed codes of rows r0, r0+1, ...
+func (m *packed) codes(r0, n int, f func(r int, q []int8)) error {
+	q := make([]int8, m.c)
+	return m.words(r0, n, func(r int, raw []byte) {
+		unpackCodes(q, raw, m.bits, m.dense)
+		f(r, q)
+	})
+}
+
 // unpackCodes reads codes of the given width from little-endian words.
 func unpackCodes(q []int8, raw []byte, bits int, dense bool) {
+	switch bits { // the two that files have: codes never straddle a byte
+	case 4:
+		for j := range len(q) / 2 {
+			b := raw[j]
+			q[2*j], q[2*j+1] = int8(b&15)-8, int8(b>>4)-8
+		}
+		if n := len(q); n%2 != 0 {
+			q[n-1] = int8(raw[n/2]&15) - 8
+		}
+		return
+	case 8:
+		for c, b := range raw[:len(q)] {
+			q[c] = int8(b - 128)
+		}
+		return
+	}
 	per := 32 / bits
 	for c := range q {
 		at := c * bits
@@ -114,7 +137,18 @@ func (m *packed) Load() (sparse.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sparse.Dense{R: m.r, C: m.c, Values: v, Quant: m.quant}, m.codes(0, m.r, func(r int, q []int8) {
+	d := &sparse.Dense{R: m.r, C: m.c, Values: v, Quant: m.quant}
+	if m.bits == 4 { // the words, read as bytes, are this package's form already
+		half := ld / 2
+		return d, m.words(0, m.r, func(r int, raw []byte) {
+			row := v.Q[r*half : (r+1)*half]
+			copy(row, raw)
+			if m.c%2 != 0 {
+				row[half-1] = row[half-1]&15 | 0x80 // no code in the slot beyond the row: zero
+			}
+		})
+	}
+	return d, m.codes(0, m.r, func(r int, q []int8) {
 		for c, x := range q {
 			if i := r*ld + c; t == sparse.Int8 {
 				v.Q[i] = byte(x)
