@@ -186,7 +186,7 @@ func (pl *planner) scan(g *model.Graph, threads int) error {
 	}
 	var todo []*model.Weight
 	for _, n := range g.Nodes {
-		if _, ok := pl.count[n.Weight]; n.Op == model.OpLinear && !ok {
+		if _, ok := pl.count[n.Weight]; (n.Op == model.OpLinear || n.Op == model.OpConv && n.Weight != nil) && !ok {
 			pl.count[n.Weight] = sparse.Count{}
 			todo = append(todo, n.Weight)
 		}

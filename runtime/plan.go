@@ -92,6 +92,9 @@ const PageTokens = 32
 func (o *Options) defaults(g *model.Graph) error {
 	if o.DType == 0 {
 		o.DType = sparse.F16
+		if g.Tensors() { // their activations are float32 everywhere: weights too
+			o.DType = sparse.F32
+		}
 	}
 	switch o.DType {
 	case sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4:

@@ -47,6 +47,7 @@ func WithTableDir(dir string) Option { return func(c *config) { c.cacheDir = dir
 type Session struct {
 	graph   *model.Graph
 	plan    *Plan
+	tensors *TensorPlan // of a tensor graph; nil elsewhere
 	choices []*Choice
 
 	run    sync.Mutex // one step at a time; guards prog, batch, closed
@@ -79,6 +80,9 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	}
 	if err := pl.scan(g, goruntime.GOMAXPROCS(0)); err != nil {
 		return nil, err
+	}
+	if g.Tensors() {
+		return newTensors(g, b, c.Options, pl)
 	}
 	plan, err := newPlan(g, c.Options, pl.choose)
 	if err != nil {
@@ -150,7 +154,8 @@ func (s *Session) Close() error {
 }
 
 // Run computes the graph's output. For plain networks x is float32 [rows, width]
-// (one row may be a vector); for language models x is int32 [tokens] and the
+// (one row may be a vector); for tensor graphs it is what the input's shape says
+// (see RunTensors for several inputs or outputs); for language models x is int32 [tokens] and the
 // result is the logits [tokens, vocab] of a sequence of its own. More rows than
 // the plan's chunk are computed in several steps.
 func (s *Session) Run(ctx context.Context, x *tensor.Dense) (*tensor.Dense, error) {
@@ -171,6 +176,9 @@ func (s *Session) Run(ctx context.Context, x *tensor.Dense) (*tensor.Dense, erro
 			return nil, err
 		}
 		return tensor.New(tensor.WithShape(len(ids), vocab), tensor.WithBacking(y)), nil
+	}
+	if s.tensors != nil {
+		return s.runDense(ctx, x)
 	}
 	f, ok := x.Data().([]float32)
 	if !ok {

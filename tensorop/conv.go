@@ -108,7 +108,7 @@ func ConvWindow(n *model.Node, x, w []int) (win *Window, groups int, err error) 
 // padding. src is [channels, In...].
 func (w *Window) Columns(dst, src []float32, channels int) {
 	k, p, n := product(w.Kernel), product(w.Out), product(w.In)
-	w.each(func(ki, pi, at int) {
+	w.Each(func(ki, pi, at int) {
 		for ch := range channels {
 			v := float32(0)
 			if at >= 0 {
@@ -119,9 +119,9 @@ func (w *Window) Columns(dst, src []float32, channels int) {
 	})
 }
 
-// each calls f for every kernel element and output position with the input
+// Each calls f for every kernel element and output position with the input
 // position it reads, -1 in the padding.
-func (w *Window) each(f func(ki, pi, at int)) {
+func (w *Window) Each(f func(ki, pi, at int)) {
 	n := len(w.In)
 	st := steps(w.In)
 	out, ker := make([]int, n), make([]int, n)
@@ -295,7 +295,7 @@ func convTranspose(c *Call) ([]*T, error) {
 	}
 	k, p, q := product(w.Kernel), product(w.In), product(size)
 	if out.Len() > 0 {
-		rev.each(func(ki, pi, at int) {
+		rev.Each(func(ki, pi, at int) {
 			if at < 0 {
 				return
 			}
@@ -358,7 +358,7 @@ func pool(kind string) Func {
 		}
 		count := make([]float64, p)
 		planes := x.Shape[0] * x.Shape[1]
-		w.each(func(_, pi, at int) {
+		w.Each(func(_, pi, at int) {
 			if at < 0 {
 				return
 			}

@@ -191,7 +191,7 @@ func intsTo(out *T, n int, get func(int) int64) {
 }
 
 // floatsTo stores numbers: floats rounded to nearest even, integers cut towards
-// zero (the small ones after saturation).
+// zero and wrapped where they do not fit.
 func floatsTo(out *T, n int, saturate bool, get func(int) float64) error {
 	switch o := out.Data.(type) {
 	case []float32:
@@ -229,23 +229,6 @@ func floatsTo(out *T, n int, saturate bool, get func(int) float64) error {
 		if f := smallFloats[out.Elem]; f != nil {
 			for i := range n {
 				o[i] = f.encode(get(i), saturate)
-			}
-			return nil
-		}
-		switch out.Elem {
-		case model.ElemU4, model.ElemU2:
-			top := float64(int(1)<<out.Elem.Bits() - 1)
-			for i := range n {
-				o[i] = uint8(max(0, min(top, math.RoundToEven(get(i)))))
-			}
-		default:
-			intsTo(out, n, func(i int) int64 { return whole(get(i)) })
-		}
-	case []int8:
-		if out.Elem != model.ElemI8 {
-			top := float64(int(1) << (out.Elem.Bits() - 1))
-			for i := range n {
-				o[i] = int8(max(-top, min(top-1, math.RoundToEven(get(i)))))
 			}
 			return nil
 		}

@@ -351,7 +351,7 @@ func convInts(c *Call, x, w *T) (*T, error) {
 	}
 	xs, ws, o := x.Data.([]int32), w.Data.([]int32), out.Data.([]int32)
 	in := product(win.In)
-	win.each(func(ki, pi, at int) {
+	win.Each(func(ki, pi, at int) {
 		if at < 0 {
 			return
 		}

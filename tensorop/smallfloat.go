@@ -95,7 +95,7 @@ func (f *smallFloat) encode(v float64, saturate bool) uint8 {
 	}
 	if v != v {
 		if !f.nan && !f.fnuz {
-			return uint8(f.top()) // there is no NaN to be had
+			return uint8(n) // there is no NaN to be had: negative zero
 		}
 		return uint8(nan)
 	}

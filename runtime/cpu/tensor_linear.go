@@ -1,0 +1,159 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+	"github.com/sparserun/sparserun/tensorop"
+)
+
+// product multiplies rows of activations by a packed weight, any number of them:
+// its memory for the form that the kernel reads grows with the largest batch.
+type product struct {
+	w          packed
+	rows, cols int // of the weight
+	bias       []float32
+	kernel     runtime.Kernel
+	nnz        int64 // weights that are multiplied, for one row of activations
+
+	lin   linearStep // cuts for threads
+	x     acts
+	mem   *region
+	room  int // rows that mem has room for
+	out   []float32
+	ld    int
+	calls int64 // rows of the last run
+}
+
+func (m *product) cut(threads int) {
+	m.lin.parts = []linear{{w: m.w, rows: m.rows, residual: -1}}
+	m.lin.cut(threads)
+}
+
+// mul: out[t*ld + r] = sum_c W[r,c] x[t,c] + bias[r] for n rows t of x.
+func (m *product) mul(p *tensorProgram, out []float32, ld int, x []float32, n int) error {
+	f := m.w.form()
+	if n > m.room {
+		if m.mem != nil {
+			p.work.Add(-int64(len(m.mem.bytes())))
+			m.mem.free()
+			m.mem = nil
+		}
+		mem, err := alloc((formBytes(f, n, m.cols) + 63) &^ 63)
+		if err != nil {
+			return fmt.Errorf("workspace of %d rows: %w", n, err)
+		}
+		m.mem, m.room = mem, n
+		m.x.mem[f] = mem.bytes()
+		p.work.Add(int64(len(mem.bytes())))
+	}
+	m.x.rows, m.x.cols, m.x.f32 = n, m.cols, x
+	m.x.begin(f)
+	step := m.x.step(f)
+	if step < n && p.pool.threads > 1 && n*m.cols > grain {
+		per := (n/(2*p.pool.threads)/step + 1) * step
+		p.pool.run(&prepareJob{&m.x, f, per}, (n+per-1)/per)
+	} else {
+		m.x.prepare(f, 0, n)
+	}
+	m.out, m.ld = out, ld
+	m.lin.cuts = m.lin.few
+	if n > manyRows {
+		m.lin.cuts = m.lin.many
+	}
+	p.pool.run(m, len(m.lin.cuts))
+	m.calls = int64(n)
+	m.out, m.x.f32 = nil, nil
+	return nil
+}
+
+func (m *product) part(_, i int) {
+	c := m.lin.cuts[i]
+	m.w.mul(m.out, m.ld, &m.x, epilogue{bias: m.bias}, c.r0, c.r1)
+}
+
+func (m *product) free() { m.mem.free() }
+
+// counted is the work of n rows of activations.
+func (m *product) counted(op model.Op, n int64) (runtime.OpKey, runtime.OpCounter) {
+	dense := int64(m.rows) * int64(m.cols)
+	bits := int64(m.kernel.Weight.Bits())
+	return runtime.OpKey{Op: op, Layout: m.kernel.Layout}, runtime.OpCounter{
+		Bytes: m.w.bytes().Total(), DenseBytes: dense * bits / 8, FLOPs: 2 * m.nnz * n, DenseFLOPs: 2 * dense * n}
+}
+
+// linearTensorStep: out[..., r] = in[..., :] * weight[r, :] + bias[r].
+type linearTensorStep struct {
+	st *runtime.TensorStep
+	m  product
+}
+
+func (s *linearTensorStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error) {
+	x := in[0]
+	f, err := floatInput(s.st, x)
+	if err != nil {
+		return nil, err
+	}
+	k := len(x.Shape)
+	if k == 0 || x.Shape[k-1] != s.m.cols {
+		return nil, fmt.Errorf("node %q (%s): want [... %d], got %v: %w", s.st.Node.Name, s.st.Node.Op, s.m.cols, x.Shape, runtime.ErrShape)
+	}
+	shape := append(append([]int(nil), x.Shape[:k-1]...), s.m.rows)
+	y, err := model.NewTensor(model.ElemF32, shape...)
+	if err != nil {
+		return nil, err
+	}
+	out := y.Data.([]float32)
+	n := len(f) / s.m.cols
+	// Batches of any size in pieces whose activations stay in the cache.
+	for t := 0; t < n; t += maxTensorRows {
+		c := min(maxTensorRows, n-t)
+		if err := s.m.mul(p, out[t*s.m.rows:], s.m.rows, f[t*s.m.cols:(t+c)*s.m.cols], c); err != nil {
+			return nil, err
+		}
+	}
+	s.m.calls = int64(n)
+	if s.st.Relu {
+		for i, v := range out {
+			out[i] = max(v, 0)
+		}
+	}
+	return floatOutput(y, x.Elem)
+}
+
+func (s *linearTensorStep) count() (runtime.OpKey, runtime.OpCounter) {
+	return s.m.counted(model.OpLinear, s.m.calls)
+}
+
+func (s *linearTensorStep) free() { s.m.free() }
+
+// maxTensorRows is the largest number of rows that are multiplied at once.
+const maxTensorRows = 512
+
+// floatInput reads activations as float32; a half-precision network has
+// half-precision ones, and they must be of the weight's type.
+func floatInput(st *runtime.TensorStep, x *model.Tensor) ([]float32, error) {
+	want := map[sparse.DType]model.Elem{sparse.F32: model.ElemF32, sparse.F16: model.ElemF16, sparse.BF16: model.ElemBF16}[st.Node.Weight.Data.DType()]
+	if x == nil || x.Elem != want && want != 0 {
+		e := model.ElemNone
+		if x != nil {
+			e = x.Elem
+		}
+		return nil, fmt.Errorf("node %q (%s): want %v activations, got %v: %w", st.Node.Name, st.Node.Op, want, e, runtime.ErrShape)
+	}
+	if f, ok := x.Data.([]float32); ok {
+		return f, nil
+	}
+	t, err := tensorop.Cast(x, model.ElemF32, true)
+	if err != nil {
+		return nil, err
+	}
+	return t.Data.([]float32), nil
+}
+
+func floatOutput(y *model.Tensor, e model.Elem) ([]*model.Tensor, error) {
+	y, err := tensorop.Cast(y, e, true)
+	return []*model.Tensor{y}, err
+}

@@ -1,0 +1,267 @@
+package cpu
+
+import (
+	"context"
+	"fmt"
+	goruntime "runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/sparserun/sparserun/linalg"
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+	"github.com/sparserun/sparserun/tensorop"
+)
+
+// Tensor graphs: convolutions and Linears multiply packed weights with the same
+// kernels as language models; every other op is tensorop's.
+
+// CompileTensors implements runtime.TensorBackend.
+func (b *Backend) CompileTensors(plan *runtime.TensorPlan) (runtime.TensorProgram, error) {
+	p := &tensorProgram{pool: b.pool, plan: plan, bytes: make([]sparse.Bytes, len(plan.Steps)), lin: linalg.NewPool(b.pool.threads)}
+	b.pool.retain()
+	shared := map[tensorPackKey]packed{}
+	var s scratch
+	for i := range plan.Steps {
+		st, err := p.compile(i, shared, &s)
+		if err != nil {
+			p.release()
+			b.pool.release()
+			return nil, fmt.Errorf("cpu: compile: %w", err)
+		}
+		p.steps = append(p.steps, st)
+	}
+	return p, nil
+}
+
+var _ runtime.TensorBackend = (*Backend)(nil)
+
+type tensorPackKey struct {
+	w *model.Weight
+	k runtime.Kernel
+}
+
+// tensorProgram is a compiled tensor graph.
+type tensorProgram struct {
+	pool    *pool
+	lin     *linalg.Pool
+	plan    *runtime.TensorPlan
+	steps   []tensorStep
+	packs   []packed
+	bytes   []sparse.Bytes
+	weights sparse.Bytes
+	work    atomic.Int64
+	closed  atomic.Bool
+
+	vals []*model.Tensor // of the Run in progress, by value
+}
+
+// tensorStep computes a node's outputs from its inputs.
+type tensorStep interface {
+	run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error)
+	// count says what the last run did.
+	count() (k runtime.OpKey, c runtime.OpCounter)
+}
+
+func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scratch) (tensorStep, error) {
+	st := &p.plan.Steps[i]
+	n := st.Node
+	if st.Weight == nil {
+		return &opStep{node: n}, nil
+	}
+	if st.Choice == nil { // grouped: no matrix product
+		return p.grouped(st)
+	}
+	key := tensorPackKey{n.Weight, st.Kernel}
+	w := shared[key]
+	if w == nil || st.Weight != n.Weight.Data {
+		var err error
+		if w, err = pack(st.Weight, st.Kernel, p.plan.Group, s); err != nil {
+			return nil, fmt.Errorf("%q: %w", n.Weight.Name, err)
+		}
+		p.packs = append(p.packs, w)
+		p.weights = p.weights.Add(w.bytes())
+		if st.Weight == n.Weight.Data {
+			shared[key] = w
+		}
+	}
+	p.bytes[i] = w.bytes()
+	rows, cols := st.Weight.Dims()
+	m := product{w: w, rows: rows, cols: cols, bias: st.Bias}
+	nnz := int64(rows) * int64(cols)
+	if st.Kernel.Layout != sparse.LayoutDense {
+		nnz -= int64(st.Choice.Sparsity * float64(nnz))
+	}
+	m.nnz = nnz
+	m.kernel = st.Kernel
+	m.cut(p.pool.threads)
+	if n.Op == model.OpConv {
+		return &convStep{st: st, m: m}, nil
+	}
+	return &linearTensorStep{st: st, m: m}, nil
+}
+
+// Run implements runtime.TensorProgram.
+func (p *tensorProgram) Run(ctx context.Context, in []*model.Tensor, c *runtime.Counters) ([]*model.Tensor, error) {
+	select {
+	case p.pool.lease <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-p.pool.lease }()
+	if p.closed.Load() {
+		return nil, fmt.Errorf("cpu: program: %w", runtime.ErrClosed)
+	}
+	g := p.plan.Graph
+	if len(in) != len(g.Inputs) {
+		return nil, fmt.Errorf("cpu: want %d inputs, got %d: %w", len(g.Inputs), len(in), runtime.ErrShape)
+	}
+	p.vals = make([]*model.Tensor, len(g.Values))
+	defer func() { p.vals = nil }()
+	for v, t := range g.Constants {
+		p.vals[v] = t
+	}
+	for i, v := range g.Inputs {
+		p.vals[v] = in[i]
+	}
+	p.pool.rouse(p.pool.threads)
+	if err := p.loop(ctx, c); err != nil {
+		return nil, err
+	}
+	out := make([]*model.Tensor, len(g.Outputs))
+	for i, v := range g.Outputs {
+		if out[i] = p.vals[v]; out[i] == nil {
+			return nil, fmt.Errorf("cpu: output %.80q was not computed: %w", g.Values[v].Name, runtime.ErrUnsupported)
+		}
+	}
+	goruntime.KeepAlive(p)
+	return out, nil
+}
+
+func (p *tensorProgram) loop(ctx context.Context, c *runtime.Counters) error {
+	var args []*model.Tensor
+	last := time.Now()
+	for i, s := range p.steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		st := &p.plan.Steps[i]
+		args = args[:0]
+		for _, v := range st.Node.In {
+			if v == model.NoValue {
+				args = append(args, nil)
+				continue
+			}
+			args = append(args, p.vals[v])
+		}
+		out, err := s.run(p, args)
+		if err != nil {
+			return fmt.Errorf("cpu: %w", err)
+		}
+		if st.Weight != nil {
+			p.vals[st.Out] = out[0]
+		} else {
+			for k, v := range st.Node.Outs {
+				if v != model.NoValue && k < len(out) {
+					p.vals[v] = out[k]
+				}
+			}
+		}
+		for _, v := range st.Free {
+			p.vals[v] = nil
+		}
+		if c != nil {
+			now := time.Now()
+			key, did := s.count()
+			did.Calls, did.Time = 1, now.Sub(last)
+			c.Count(key, did)
+			last = now
+		}
+	}
+	return nil
+}
+
+// Memory implements runtime.TensorProgram.
+func (p *tensorProgram) Memory() runtime.Memory {
+	return runtime.Memory{Weights: p.weights, Workspace: p.work.Load()}
+}
+
+// Bytes implements runtime.TensorProgram.
+func (p *tensorProgram) Bytes(step int) sparse.Bytes {
+	if step < 0 || step >= len(p.bytes) {
+		return sparse.Bytes{}
+	}
+	return p.bytes[step]
+}
+
+// Close implements runtime.TensorProgram: it waits for a Run in progress.
+func (p *tensorProgram) Close() error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	p.pool.lease <- struct{}{}
+	p.release()
+	<-p.pool.lease
+	p.pool.release()
+	return nil
+}
+
+func (p *tensorProgram) release() {
+	for _, s := range p.steps {
+		if f, ok := s.(interface{ free() }); ok {
+			f.free()
+		}
+	}
+	for _, w := range p.packs {
+		w.free()
+	}
+	p.packs, p.steps = nil, nil
+}
+
+// opStep runs a node in tensorop.
+type opStep struct {
+	node *model.Node
+	// Of a convolution in groups: its weight and bias as tensors.
+	params []*model.Tensor
+	relu   bool
+}
+
+func (s *opStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error) {
+	out, err := tensorop.Run(&tensorop.Call{Node: s.node, In: append(in[:len(in):len(in)], s.params...), Outs: len(s.node.Outs), Pool: p.lin})
+	if err == nil && s.relu {
+		for i, v := range out[0].Data.([]float32) {
+			out[0].Data.([]float32)[i] = max(v, 0)
+		}
+	}
+	return out, err
+}
+
+func (s *opStep) count() (runtime.OpKey, runtime.OpCounter) {
+	return runtime.OpKey{Op: s.node.Op, Layout: sparse.LayoutDense}, runtime.OpCounter{}
+}
+
+// grouped is a convolution in groups as a plain op with its weight as a tensor.
+func (p *tensorProgram) grouped(st *runtime.TensorStep) (tensorStep, error) {
+	w, err := sparse.Read(st.Weight)
+	if err != nil {
+		return nil, err
+	}
+	p.weights.Values += 4 * int64(len(w))
+	s := &opStep{node: st.Node, params: []*model.Tensor{model.F32Tensor(w, st.Shape...)}, relu: st.Relu}
+	if st.Bias != nil {
+		s.params = append(s.params, model.F32Tensor(st.Bias, len(st.Bias)))
+	}
+	if t := st.Node.Weight.Data.DType(); t != sparse.F32 {
+		e := model.ElemF16
+		if t == sparse.BF16 {
+			e = model.ElemBF16
+		}
+		for i, x := range s.params {
+			if s.params[i], err = tensorop.Cast(x, e, true); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
