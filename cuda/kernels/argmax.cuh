@@ -25,11 +25,11 @@ __device__ __forceinline__ void warp_best(float& v, int& i) {
 // block_best: the same over the block. Rounds that follow each other use slots and
 // where of their own (round % 2): between two uses of one lies the other's barrier.
 __device__ __forceinline__ void block_best(float& v, int& i, float* slots, int* where) {
-    int lane = threadIdx.x % kWarp;
+    unsigned lane = threadIdx.x % kWarp;
     warp_best(v, i);
     if (lane == 0) slots[threadIdx.x / kWarp] = v, where[threadIdx.x / kWarp] = i;
     __syncthreads();
-    bool there = lane < int(blockDim.x) / kWarp;
+    bool there = lane < blockDim.x / kWarp;
     v = there ? slots[lane] : -INFINITY;
     i = there ? where[lane] : NO_INDEX;
     warp_best(v, i);

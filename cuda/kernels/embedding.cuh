@@ -1,4 +1,4 @@
-// y[i,:] = w[token[i],:] (* scale[token[i]] for int8 tables)
+// y[i,:] = w[token[i],:] (* scale[token[i]] for int8 tables, f32; other types do not look at it)
 //   w (vocab, width) f32, f16, bf16 or int8, row-major; token (rows) int32; y (rows, width) T.
 //   A token outside 0..vocab-1 gives a row of zeros: the host rejects it before.
 //
@@ -11,7 +11,7 @@ __device__ __forceinline__ void embedding_row(T* y, const W* w, const float* sca
                                               int width, int ldy) {
     int id = token[blockIdx.x];
     bool ok = id >= 0 && id < vocab;
-    float s = ok && scale ? scale[id] : 1.0f;
+    float s = sizeof(W) == 1 && ok ? scale[id] : 1.0f;
     const W* from = w + size_t(ok ? id : 0) * width;
     T* to = y + size_t(blockIdx.x) * ldy;
     for (int j = threadIdx.x; j < width; j += blockDim.x) to[j] = from_f32<T>(ok ? to_f32(from[j]) * s : 0.0f);

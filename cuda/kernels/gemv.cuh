@@ -18,6 +18,11 @@ template <class W> struct Chunk { static constexpr int kElems = 16 / sizeof(W); 
 template <> struct Chunk<float> { static constexpr int kElems = 8; };
 template <> struct Chunk<Int4> { static constexpr int kElems = 32; };
 
+// x_row: where row b of x starts. Past the last row that one is read again and dropped.
+template <int B> __device__ __forceinline__ size_t x_row(int b, int rows, int ldx) {
+    return B == 1 ? 0 : size_t(min(b, rows - 1)) * ldx;
+}
+
 // gemv_finish: reduces acc over the warp and stores rows o0.., activation rows < rows.
 template <class T, int B>
 __device__ __forceinline__ void gemv_finish(float (&acc)[kGemvRows][B], int o0, int out, int rows, const Epilogue<T>& e) {
@@ -49,12 +54,11 @@ __device__ __forceinline__ void gemv_chunk(float (&acc)[kGemvRows][B], const T* 
             raw[r][4 * q] = v.x, raw[r][4 * q + 1] = v.y, raw[r][4 * q + 2] = v.z, raw[r][4 * q + 3] = v.w;
         }
     // int4: a chunk is 32 columns, never more than a group: its scale is applied to its sum.
-    constexpr bool kGrouped = kE == 32;
     float part[kGemvRows][B];
 #pragma unroll
     for (int r = 0; r < kGemvRows; r++)
 #pragma unroll
-        for (int b = 0; b < B; b++) part[r][b] = kGrouped ? 0.0f : acc[r][b];
+        for (int b = 0; b < B; b++) part[r][b] = kGrouped<W> ? 0.0f : acc[r][b];
 #pragma unroll
     for (int s = 0; s < kE / 8; s++) {
         float wf[kGemvRows][8];
@@ -63,7 +67,7 @@ __device__ __forceinline__ void gemv_chunk(float (&acc)[kGemvRows][B], const T* 
 #pragma unroll
         for (int b = 0; b < B; b++) {
             float xf[8];
-            load8(x + size_t(min(b, rows - 1)) * ldx + k + 8 * s, xf); // a row too many is read and dropped
+            load8(x + x_row<B>(b, rows, ldx) + k + 8 * s, xf);
 #pragma unroll
             for (int r = 0; r < kGemvRows; r++)
 #pragma unroll
@@ -72,9 +76,9 @@ __device__ __forceinline__ void gemv_chunk(float (&acc)[kGemvRows][B], const T* 
     }
 #pragma unroll
     for (int r = 0; r < kGemvRows; r++) {
-        float scale = kGrouped ? to_f32(gs[r][k >> gshift]) : 1.0f;
+        float scale = kGrouped<W> ? to_f32(gs[r][k >> gshift]) : 1.0f;
 #pragma unroll
-        for (int b = 0; b < B; b++) acc[r][b] = kGrouped ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
+        for (int b = 0; b < B; b++) acc[r][b] = kGrouped<W> ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
     }
 }
 
@@ -101,9 +105,9 @@ __device__ __forceinline__ void gemv_warp(const T* x, const void* w, const __hal
 #pragma unroll
         for (int r = 0; r < kGemvRows; r++) {
             float v = at<W>(wr[r], k);
-            if (kE == 32) v *= to_f32(gs[r][k >> gshift]);
+            if (kGrouped<W>) v *= to_f32(gs[r][k >> gshift]);
 #pragma unroll
-            for (int b = 0; b < B; b++) acc[r][b] = fmaf(v, to_f32(x[size_t(min(b, rows - 1)) * ldx + k]), acc[r][b]);
+            for (int b = 0; b < B; b++) acc[r][b] = fmaf(v, to_f32(x[x_row<B>(b, rows, ldx) + k]), acc[r][b]);
         }
     gemv_finish<T, B>(acc, o0, out, rows, e);
 }

@@ -67,7 +67,6 @@ __device__ __forceinline__ void gemv_nm24_span(float (&acc)[kGemvRows][B], const
         }
     }
     // int4: every 32 columns share a scale, which is applied to their sum.
-    constexpr bool kGrouped = kParts == 4;
     float part[kGemvRows][B];
 #pragma unroll
     for (int s = 0; s < kParts; s++) {
@@ -77,12 +76,12 @@ __device__ __forceinline__ void gemv_nm24_span(float (&acc)[kGemvRows][B], const
             Unpack8<W>::to(&raw[r][s * Unpack8<W>::kWords], wf[r]);
 #pragma unroll
             for (int b = 0; b < B; b++)
-                if (s == 0 || (kGrouped && s == 2)) part[r][b] = kGrouped ? 0.0f : acc[r][b];
+                if (s == 0 || (kGrouped<W> && s == 2)) part[r][b] = kGrouped<W> ? 0.0f : acc[r][b];
         }
 #pragma unroll
         for (int b = 0; b < B; b++) {
             Sixteen<T> xs;
-            xs.load(x + size_t(min(b, rows - 1)) * ldx + k + 16 * s); // a row too many is read and dropped
+            xs.load(x + x_row<B>(b, rows, ldx) + k + 16 * s);
 #pragma unroll
             for (int r = 0; r < kGemvRows; r++)
 #pragma unroll
@@ -92,12 +91,12 @@ __device__ __forceinline__ void gemv_nm24_span(float (&acc)[kGemvRows][B], const
                     part[r][b] = fmaf(wf[r][2 * q + 1], p.y, part[r][b]);
                 }
         }
-        if (s == kParts - 1 || (kGrouped && s == 1))
+        if (s == kParts - 1 || (kGrouped<W> && s == 1))
 #pragma unroll
             for (int r = 0; r < kGemvRows; r++) {
-                float scale = kGrouped ? to_f32(gs[r][(k + 16 * s) >> gshift]) : 1.0f;
+                float scale = kGrouped<W> ? to_f32(gs[r][(k + 16 * s) >> gshift]) : 1.0f;
 #pragma unroll
-                for (int b = 0; b < B; b++) acc[r][b] = kGrouped ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
+                for (int b = 0; b < B; b++) acc[r][b] = kGrouped<W> ? fmaf(part[r][b], scale, acc[r][b]) : part[r][b];
             }
     }
 }
@@ -130,9 +129,9 @@ __device__ __forceinline__ void gemv_nm24_warp(const T* x, const void* values, c
             int col = kept_column(m[r], c);
             if (col >= in) continue; // a group that sticks out of an odd width
             float w = at<W>(v[r], c);
-            if (Span<W>::kCols == 64) w *= to_f32(gs[r][col >> gshift]);
+            if (kGrouped<W>) w *= to_f32(gs[r][col >> gshift]);
 #pragma unroll
-            for (int b = 0; b < B; b++) acc[r][b] = fmaf(w, to_f32(x[size_t(min(b, rows - 1)) * ldx + col]), acc[r][b]);
+            for (int b = 0; b < B; b++) acc[r][b] = fmaf(w, to_f32(x[x_row<B>(b, rows, ldx) + col]), acc[r][b]);
         }
     gemv_finish<T, B>(acc, o0, out, rows, e);
 }

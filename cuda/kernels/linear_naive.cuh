@@ -15,9 +15,10 @@ __device__ __forceinline__ void linear_dense(const T* x, const void* w, const __
     if (o >= out) return;
     const char* row = static_cast<const char*>(w) + bytes_of<W>(size_t(o) * ldw);
     float acc = 0;
+#pragma unroll 1
     for (int k = 0; k < in; k++) {
         float v = at<W>(row, k);
-        if (gscale) v *= to_f32(gscale[size_t(o) * lds + (k >> gshift)]);
+        if (kGrouped<W>) v *= to_f32(gscale[size_t(o) * lds + (k >> gshift)]);
         acc = fmaf(v, to_f32(x[size_t(i) * ldx + k]), acc);
     }
     e.store(i, o, acc);
@@ -31,11 +32,12 @@ __device__ __forceinline__ void linear_nm24(const T* x, const void* values, cons
     if (o >= out) return;
     const char* row = static_cast<const char*>(values) + bytes_of<W>(size_t(o) * ldv);
     float acc = 0;
+#pragma unroll 1
     for (int c = 0; c < (in + 3) / 4 * 2; c++) {
         int k = kept_column(meta + size_t(o) * ldm, c);
         if (k >= in) continue; // a group that sticks out of an odd width
         float v = at<W>(row, c);
-        if (gscale) v *= to_f32(gscale[size_t(o) * lds + (k >> gshift)]);
+        if (kGrouped<W>) v *= to_f32(gscale[size_t(o) * lds + (k >> gshift)]);
         acc = fmaf(v, to_f32(x[size_t(i) * ldx + k]), acc);
     }
     e.store(i, o, acc);

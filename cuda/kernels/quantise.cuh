@@ -21,7 +21,7 @@ template <class T> __device__ __forceinline__ float row_max(const T* x, int widt
         const T* in = x + size_t(blockIdx.x) * ldx;                                                     \
         int8_t* to = q + size_t(blockIdx.x) * ldq;                                                      \
         float top = row_max(in, width);                                                                 \
-        float inverse = top > 0 ? 127.0f / top : 0.0f;                                                  \
+        float inverse = 127.0f / top; /* a row of zeros: 0 * inf is NaN, which converts to 0 */         \
         for (int j = threadIdx.x; j < ldq; j += blockDim.x)                                             \
             to[j] = j < width ? int8_t(__float2int_rn(to_f32(in[j]) * inverse)) : int8_t(0);            \
         if (threadIdx.x == 0) scale[blockIdx.x] = top / 127.0f;                                         \

@@ -12,7 +12,7 @@
         int o = blockIdx.x * blockDim.x + threadIdx.x, i = blockIdx.y;                                            \
         if (o >= out) return;                                                                                     \
         float v = 0;                                                                                              \
-        for (int z = 0; z < splits; z++) v += ws[(size_t(z) * rows + i) * out + o];                               \
+        _Pragma("unroll 1") for (int z = 0; z < splits; z++) v += ws[(size_t(z) * rows + i) * out + o];                               \
         if (tokscale) v *= tokscale[i];                                                                           \
         Epilogue<Y>{y, scale, bias, res, ldy, ldr, act}.store(i, o, v);                                           \
     }

@@ -21,7 +21,7 @@ __device__ __forceinline__ void spmv_csr_warp(const T* x, const uint32_t* rowptr
         uint32_t c = col[n];
         float w = to_f32(values[n]);
 #pragma unroll
-        for (int b = 0; b < B; b++) acc[b] = fmaf(w, to_f32(x[size_t(min(b, rows - 1)) * ldx + c]), acc[b]);
+        for (int b = 0; b < B; b++) acc[b] = fmaf(w, to_f32(x[(B == 1 ? 0 : size_t(min(b, rows - 1)) * ldx) + c]), acc[b]);
     }
     float mine = 0;
 #pragma unroll

@@ -8,6 +8,8 @@
 #pragma once
 #include "tile.cuh"
 
+constexpr int kPackThreads = 128;
+
 // tile_start: byte offset of tile (mt, kt); KT k-tiles, MT row blocks.
 __device__ __forceinline__ size_t tile_start(int mt, int kt, int KT, int MT, int tile_bytes) {
     int band = mt / 2, n = min(2, MT - 2 * band);
@@ -15,8 +17,8 @@ __device__ __forceinline__ size_t tile_start(int mt, int kt, int KT, int MT, int
 }
 
 // One word of values: its row and the first stored element, counted in the tile.
-template <int kSize> __device__ __forceinline__ void word_place(int word, int& row, int& col) {
-    int j = word % 4, lane = word / 4 % kWarp, i = word / 128 % 4, s = word / 512;
+template <int kSize> __device__ __forceinline__ void word_place(unsigned word, int& row, int& col) {
+    unsigned j = word % 4, lane = word / 4 % kWarp, i = word / 128 % 4, s = word / 512;
     row = 16 * i + lane / 4 + 8 * (j % 2);
     col = (32 * s + 16 * (j / 2) + 4 * (lane % 4)) / kSize;
 }
@@ -25,7 +27,9 @@ template <int kSize> __device__ __forceinline__ void word_place(int word, int& r
 template <class E, int kStored>
 __device__ __forceinline__ void pack_values(uint32_t* to, const E* v, int out, int stored, int ld) {
     constexpr int kPer = 4 / sizeof(E), kWords = kStored * 64 / kPer;
-    for (int word = threadIdx.x; word < kWords; word += blockDim.x) {
+#pragma unroll 1
+    for (int n = 0; n < kWords / kPackThreads; n++) {
+        unsigned word = n * kPackThreads + threadIdx.x;
         int row, col;
         word_place<sizeof(E)>(word, row, col);
         row += blockIdx.y * 64, col += blockIdx.x * kStored;
@@ -52,15 +56,17 @@ __device__ __forceinline__ void pack_nm24(char* packed, const E* v, const uint16
     uint32_t* to = reinterpret_cast<uint32_t*>(packed + tile_start(blockIdx.y, blockIdx.x, gridDim.x, gridDim.y, kBytes));
     pack_values<E, kStored>(to, v, out, (in + 3) / 4 * 2, ldv);
     int groups = (in + 3) / 4;
-    for (int r = threadIdx.x; r < (kBytes - 4096) / 4; r += blockDim.x) {
+#pragma unroll 1
+    for (int n = 0; n < (kBytes - 4096) / 4 / kPackThreads; n++) {
+        unsigned r = n * kPackThreads + threadIdx.x;
         int row, w;
         uint32_t lo, hi;
         if (kNarrow) {
-            int i = r % 4, lane = r / 4 % kWarp, s = r / 128, t = lane % 4;
+            unsigned i = r % 4, lane = r / 4 % kWarp, s = r / 128, t = lane % 4;
             row = blockIdx.y * 64 + 16 * i + lane / 4 + 8 * (t % 2), w = blockIdx.x * 8 + 4 * s + 2 * (t / 2);
             lo = meta_word(m, row, w, out, groups, ldm), hi = meta_word(m, row, w + 1, out, groups, ldm);
         } else {
-            int p = r % 2, lane = r / 2 % kWarp, s = r / 64, t = lane % 4;
+            unsigned p = r % 2, lane = r / 2 % kWarp, s = r / 64, t = lane % 4;
             row = blockIdx.y * 64 + 16 * (2 * p + t / 2) + lane / 4, w = blockIdx.x * 4 + 2 * s + t % 2;
             lo = meta_word(m, row, w, out, groups, ldm), hi = meta_word(m, row + 8, w, out, groups, ldm);
         }

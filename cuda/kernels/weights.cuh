@@ -18,6 +18,10 @@
 
 struct Int4 {}; // a tag: two codes a byte
 
+// kGrouped: does a form have a scale per group of columns?
+template <class W> constexpr bool kGrouped = false;
+template <> constexpr bool kGrouped<Int4> = true;
+
 // Read-only 128-bit load that does not push the activations out of L1.
 __device__ __forceinline__ uint4 load_stream(const void* p) {
     uint4 v;

@@ -246,7 +246,7 @@ func checkPrefill(r *rig, name string, g geometry) error {
 func checkKVWrite(r *rig, t sparse.DType) error {
 	pages, pagesize, width, maxpages := 5, 3, 10, 3
 	table := []int32{4, 1, -1, 0, 3, 2}
-	pos, seq := []int32{0, 4, 5, 8, 2, 7}, []int32{0, 0, 1, 1, -1, 0} // (0, 7) has no page
+	pos, seq := []int32{0, 4, 5, 8, 2, 7, 0}, []int32{0, 0, 1, 1, -1, 0, 1} // (0, 7) has no page
 	k, v := r.values(t, len(pos), width, width+1, 1), r.values(t, len(pos), width, width+3, 1)
 	n := pages * pagesize * width
 	pk, pv := space(r, t, 1, n, n), space(r, t, 1, n, n)

@@ -54,8 +54,10 @@ func elementwiseChecks() []check {
 	for _, t := range []sparse.DType{f32, f16, bf16} {
 		n := t.String()
 		for _, in := range []int{1, 4, 7, 16, 33, 172} {
-			cs = append(cs, check{fmt.Sprintf("prune_nm24/%s/%d", n, in), []string{"prune_nm24_" + n},
-				func(r *rig) error { return checkPrune(r, t, 3, in) }})
+			for _, scored := range []bool{true, false} {
+				cs = append(cs, check{fmt.Sprintf("prune_nm24/%s/%d/%v", n, in, scored), []string{"prune_nm24_" + n},
+					func(r *rig) error { return checkPrune(r, t, 3, in, scored) }})
+			}
 		}
 	}
 	return cs
@@ -400,7 +402,7 @@ func checkQuantise(r *rig, t sparse.DType, rows, width int) error {
 	return nil
 }
 
-func checkPrune(r *rig, t sparse.DType, out, in int) error {
+func checkPrune(r *rig, t sparse.DType, out, in int, scored bool) error {
 	w := r.coarse(t, out, in, in+1) // ties among magnitudes
 	norms := r.gains(in)
 	for j := range norms {
@@ -409,12 +411,20 @@ func checkPrune(r *rig, t sparse.DType, out, in int) error {
 			norms[j] = 1
 		}
 	}
+	pn := null
+	if scored {
+		pn = up(r, norms)
+	} else {
+		for j := range norms {
+			norms[j] = 1
+		}
+	}
 	ldm := (in + 15) / 16
 	ldv := ldm * 8
 	meta := room[uint16](r, out*ldm)
 	values := space(r, t, out, ldv, ldv)
 	if err := r.run("prune_nm24_"+t.String(), dim((ldm+127)/128, out), dim(128), 0,
-		values, meta, w.upload(r), up(r, norms), in, in+1, ldv, ldm); err != nil {
+		values, meta, w.upload(r), pn, in, in+1, ldv, ldm); err != nil {
 		return err
 	}
 	gv, err := download(r, values, t, out, ldv, ldv)

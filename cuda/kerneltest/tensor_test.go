@@ -52,8 +52,10 @@ func tensorChecks() []check {
 		}
 	}
 	for _, t := range []sparse.DType{f32, f16, bf16} {
-		cs = append(cs, check{"splitk_finish/" + t.String(), []string{"splitk_finish_" + t.String()},
-			func(r *rig) error { return checkSplitK(r, t, 3, 5, 300) }})
+		for act := range 6 {
+			cs = append(cs, check{fmt.Sprintf("splitk_finish/%v/act%d", t, act), []string{"splitk_finish_" + t.String()},
+				func(r *rig) error { return checkSplitK(r, t, 1+act, 5, 300, act) }})
+		}
 	}
 	for _, wt := range []sparse.DType{f16, sparse.Int8} {
 		for _, nm24 := range []bool{false, true} {
@@ -217,7 +219,7 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 			x = r.values(xt, s.rows, s.in, (s.in+7)/8*8+8, 1)
 			px = x.upload(r)
 		}
-		e := r.makeTail(yt, s.rows, s.out, s.extra)
+		e := r.makeTail(yt, s.rows, s.out, s.extra, s.act())
 		ldy := s.out + 3
 		if s.rows%2 == 0 { // wide stores
 			ldy = (s.out + 3) / 4 * 4
@@ -253,13 +255,23 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 	}}
 }
 
-func checkSplitK(r *rig, t sparse.DType, splits, rows, out int) error {
+func checkSplitK(r *rig, t sparse.DType, splits, rows, out, act int) error {
 	ws := r.values(f32, splits*rows, out, out, 1)
-	e := r.makeTail(t, rows, out, true)
+	e := r.makeTail(t, rows, out, act > 0, act)
 	tok, scale := r.gains(rows), r.gains(out)
+	ptok, pscale := up(r, tok), up(r, scale)
+	if act == 0 { // nothing but the sum
+		ptok, pscale = null, null
+		for i := range tok {
+			tok[i] = 1
+		}
+		for i := range scale {
+			scale[i] = 1
+		}
+	}
 	y := space(r, t, rows, out, out+1)
 	if err := r.run("splitk_finish_"+t.String(), dim((out+255)/256, rows), dim(256), 0,
-		y, ws.upload(r), up(r, tok), up(r, scale), e.pb, e.pr, splits, rows, out, out+1, e.ldr, e.act); err != nil {
+		y, ws.upload(r), ptok, pscale, e.pb, e.pr, splits, rows, out, out+1, e.ldr, e.act); err != nil {
 		return err
 	}
 	got, err := download(r, y, t, rows, out, out+1)
@@ -298,7 +310,7 @@ func bitmaskCheck(t sparse.DType, bn, splits int, s shape) check {
 			return err
 		}
 		x := r.values(t, s.rows, s.in, s.in+8, 1)
-		e := r.makeTail(t, s.rows, s.out, s.extra)
+		e := r.makeTail(t, s.rows, s.out, s.extra, s.act())
 		y, ws := space(r, t, s.rows, s.out, s.out+1), null
 		if splits > 1 {
 			ws = room[float32](r, splits*s.rows*s.out)
