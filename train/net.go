@@ -59,7 +59,9 @@ func (p *Param) apply(x []float32) {
 type Net struct {
 	Params []*Param // in the order of the graph's weights
 
-	graph  *model.Graph
+	graph  *model.Graph // lowered, if the file's is a tensor graph
+	file   *model.Graph
+	origin map[*model.Weight]model.ValueID // constants of file that are parameters here
 	pool   *linalg.Pool
 	layers []layer
 	byName map[*model.Weight]*Param
@@ -78,7 +80,15 @@ type layer interface {
 // New reads the weights of g as float32 and compiles g for training. g itself changes
 // only in Store. An op that cannot be trained is an error that names it.
 func New(g *model.Graph, pool *linalg.Pool) (*Net, error) {
-	n := &Net{graph: g, pool: pool, byName: map[*model.Weight]*Param{}}
+	n := &Net{graph: g, file: g, pool: pool, byName: map[*model.Weight]*Param{}}
+	var frozen map[*model.Weight]bool
+	if g.Tensors() {
+		l, err := lower(g)
+		if err != nil {
+			return nil, err
+		}
+		g, n.graph, n.origin, frozen = l.g, l.g, l.constants, l.frozen
+	}
 	if len(g.Outputs) != 1 {
 		return nil, fmt.Errorf("train: %q: want one output, got %d: %w", g.Name, len(g.Outputs), ErrGraph)
 	}
@@ -90,6 +100,9 @@ func New(g *model.Graph, pool *linalg.Pool) (*Net, error) {
 			return nil, err
 		}
 		n.layers = append(n.layers, l)
+	}
+	for _, p := range n.Params {
+		p.Frozen = frozen[p.weight]
 	}
 	return n, nil
 }
@@ -135,7 +148,7 @@ func (n *Net) KeepZeros() (int, error) {
 			continue
 		}
 		p := n.byName[node.Weight]
-		if p == nil || p.mask != nil {
+		if p == nil || p.mask != nil || p.Frozen {
 			continue
 		}
 		m, err := sparse.MaskOf(sparse.NewDense(p.Rows, p.Cols, p.W))
@@ -167,13 +180,22 @@ func (n *Net) Store() error {
 				}
 			}
 		}
-		p.weight.Data = sparse.NewDense(p.Rows, p.Cols, append([]float32(nil), p.W...))
+		n.put(p.weight, p.Rows, p.Cols, p.W)
 	}
 	for _, b := range n.stats {
-		b.attr.Mean.Data = sparse.NewDense(1, len(b.mean), append([]float32(nil), b.mean...))
-		b.attr.Var.Data = sparse.NewDense(1, len(b.variance), append([]float32(nil), b.variance...))
+		n.put(b.attr.Mean, 1, len(b.mean), b.mean)
+		n.put(b.attr.Var, 1, len(b.variance), b.variance)
 	}
 	return nil
+}
+
+// put replaces a weight of the graph, or the constant that it was in a tensor graph.
+func (n *Net) put(w *model.Weight, rows, cols int, x []float32) {
+	x = append([]float32(nil), x...)
+	w.Data = sparse.NewDense(rows, cols, x)
+	if at, ok := n.origin[w]; ok {
+		n.file.Constants[at] = model.F32Tensor(x, n.file.Constants[at].Shape...)
+	}
 }
 
 // zeroGrad clears all gradients.

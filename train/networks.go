@@ -146,3 +146,42 @@ func LeNet5(seed uint64) *model.Graph {
 	b.linear("fc2", 10)
 	return b.finish()
 }
+
+// ResNet20 is He et al.'s (2016) for CIFAR-10: 3 stages of 3 blocks of two 3x3 convolutions, 16, 32 and
+// 64 channels. Shortcuts that change shape are 1x1 convolutions with batch norm (option B).
+func ResNet20(seed uint64) *model.Graph {
+	b := newBuilder("resnet-20", seed, model.Image{C: 3, H: 32, W: 32})
+	b.conv("conv1", 16, 3, 1, 1, false)
+	b.batchNorm("bn1")
+	b.relu("relu1")
+	for stage := range 3 {
+		for block := range 3 {
+			stride := 1
+			if stage > 0 && block == 0 {
+				stride = 2
+			}
+			b.block(fmt.Sprintf("layer%d.%d", stage+1, block), 16<<stage, stride)
+		}
+	}
+	b.node(model.OpGlobalAveragePool, "pool", model.Image{C: b.img.C, H: 1, W: 1}, model.Pool{In: b.img}, nil, nil)
+	b.linear("fc", 10)
+	return b.finish()
+}
+
+// block: relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)).
+func (b *builder) block(name string, out, stride int) {
+	x, img := b.at, b.img
+	b.conv(name+".conv1", out, 3, stride, 1, false)
+	b.batchNorm(name + ".bn1")
+	b.relu(name + ".relu1")
+	b.conv(name+".conv2", out, 3, 1, 1, false)
+	b.batchNorm(name + ".bn2")
+	y := b.at
+	b.at, b.img = x, img
+	if stride != 1 || img.C != out {
+		b.conv(name+".shortcut", out, 1, stride, 0, false)
+		b.batchNorm(name + ".shortcut_bn")
+	}
+	b.node(model.OpAdd, name+".add", b.img, nil, nil, nil, y)
+	b.relu(name + ".relu2")
+}
