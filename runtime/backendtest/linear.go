@@ -118,7 +118,7 @@ func (s *suite) linearCase(t *testing.T, k runtime.Kernel, group, rows, cols int
 				// the terms' size (Higham, section 4.2); 8 more for scales, bias, residual.
 				// Where activations are rounded, the inputs are, and each of the values on
 				// the way, none of which is larger than size: 4 roundings of the whole.
-				bound[i*rows+o] = size * (float64(cols+8)/(1<<24) + 4*s.round) + s.tiny()
+				bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+4*s.round) + s.tiny()
 			}
 		}
 		equal(t, name(id, " epilogue ", variant, " batch ", batch), run(t, p, batch, rows, floats(batch, cols, xs), floats(batch, rows, rs)), want, bound)
