@@ -60,6 +60,9 @@ func lower(src *model.Graph) (*lowered, error) {
 	default:
 		return nil, fmt.Errorf("train: input %q: want shape [N width] or [N C H W], got %v: %w", in.Name, in.Shape, ErrGraph)
 	}
+	if !bounded(s.img) {
+		return nil, fmt.Errorf("train: input %q: %v: want at most %d numbers a row: %w", in.Name, in.Shape, maxRow, ErrGraph)
+	}
 	s.id = l.value(in.Name, s.img)
 	l.g.Inputs = []model.ValueID{s.id}
 	l.at[src.Inputs[0]] = s
@@ -72,18 +75,34 @@ func lower(src *model.Graph) (*lowered, error) {
 	return &l.lowered, nil
 }
 
+// maxSide and maxRow bound what a file's attributes can ask for: a kernel, pad or stride, and
+// the numbers of one row of a value.
+const (
+	maxSide = 1 << 16
+	maxRow  = 1 << 28
+)
+
+// bounded says whether a row of this geometry can be held.
+func bounded(i model.Image) bool {
+	return i.C > 0 && i.H > 0 && i.W > 0 && i.C <= maxRow && i.H <= maxRow/i.C && i.W <= maxRow/i.C/i.H
+}
+
 func (l *lowerer) value(name string, img model.Image) model.ValueID {
 	l.g.Values = append(l.g.Values, model.Value{Name: name, Width: img.Size()})
 	return model.ValueID(len(l.g.Values) - 1)
 }
 
 // emit appends a node that makes the value out of src.
-func (l *lowerer) emit(n *model.Node, op model.Op, img model.Image, flat bool, attr any, w, bias *model.Weight, in ...model.ValueID) {
+func (l *lowerer) emit(n *model.Node, op model.Op, img model.Image, flat bool, attr any, w, bias *model.Weight, in ...model.ValueID) error {
+	if !bounded(img) {
+		return l.refuse(n, fmt.Sprintf("output %+v: want at most %d numbers a row", img, maxRow))
+	}
 	id := l.value(n.Name, img)
 	node := &model.Node{Op: op, Name: n.Name, In: in, Out: id, Weight: w, Bias: bias, Attr: attr}
 	l.g.Nodes = append(l.g.Nodes, node)
 	l.maker[id] = node
 	l.at[n.Out] = shaped{id: id, img: img, flat: flat}
+	return nil
 }
 
 func (l *lowerer) refuse(n *model.Node, why string) error {
@@ -106,8 +125,7 @@ func (l *lowerer) node(n *model.Node) error {
 		return l.refuse(n, "reads a Slice; only Slice with Pad (a shortcut that subsamples) can be trained")
 	}
 	same := func(op model.Op, attr any) error {
-		l.emit(n, op, x.img, x.flat, attr, nil, nil, x.id)
-		return nil
+		return l.emit(n, op, x.img, x.flat, attr, nil, nil, x.id)
 	}
 	switch n.Op {
 	case model.OpLinear:
@@ -115,15 +133,13 @@ func (l *lowerer) node(n *model.Node) error {
 			return l.refuse(n, "want an input of rank 2")
 		}
 		rows, _ := n.Weight.Data.Dims()
-		l.emit(n, model.OpLinear, model.Image{C: rows, H: 1, W: 1}, true, nil, n.Weight, n.Bias, x.id)
-		return nil
+		return l.emit(n, model.OpLinear, model.Image{C: rows, H: 1, W: 1}, true, nil, n.Weight, n.Bias, x.id)
 	case "Conv":
 		return l.conv(n, op, x)
 	case "MaxPool", "AveragePool":
 		return l.pool(n, op, x)
 	case "GlobalAveragePool":
-		l.emit(n, model.OpGlobalAveragePool, model.Image{C: x.img.C, H: 1, W: 1}, x.flat, model.Pool{In: x.img}, nil, nil, x.id)
-		return nil
+		return l.emit(n, model.OpGlobalAveragePool, model.Image{C: x.img.C, H: 1, W: 1}, x.flat, model.Pool{In: x.img}, nil, nil, x.id)
 	case "Relu":
 		return same(model.OpReLU, nil)
 	case "Gelu":
@@ -156,8 +172,7 @@ func (l *lowerer) node(n *model.Node) error {
 	case "Mul":
 		if len(n.In) == 2 {
 			if y, ok := l.at[n.In[1]]; ok && y.img == x.img {
-				l.emit(n, model.OpMul, x.img, x.flat, nil, nil, nil, x.id, y.id)
-				return nil
+				return l.emit(n, model.OpMul, x.img, x.flat, nil, nil, nil, x.id, y.id)
 			}
 		}
 		return l.refuse(n, "want two values of one shape")
@@ -228,8 +243,7 @@ func (l *lowerer) add(n *model.Node) error {
 		if x.img != y.img || x.cut != nil || y.cut != nil {
 			return l.refuse(n, fmt.Sprintf("want two values of one shape, got %+v and %+v", x.img, y.img))
 		}
-		l.emit(n, model.OpAdd, x.img, x.flat, nil, nil, nil, x.id, y.id)
-		return nil
+		return l.emit(n, model.OpAdd, x.img, x.flat, nil, nil, nil, x.id, y.id)
 	}
 	v, c := n.In[0], n.In[1]
 	if !okx {
@@ -277,6 +291,5 @@ func (l *lowerer) batchNorm(n *model.Node, op *model.TensorOp, x shaped) error {
 	if a, ok := op.Attrs["momentum"]; ok && a.F < 1 {
 		momentum = 1 - a.F
 	}
-	l.emit(n, model.OpBatchNorm, x.img, x.flat, model.BatchNorm{In: x.img, Eps: eps, Momentum: momentum, Mean: w[2], Var: w[3]}, w[0], w[1], x.id)
-	return nil
+	return l.emit(n, model.OpBatchNorm, x.img, x.flat, model.BatchNorm{In: x.img, Eps: eps, Momentum: momentum, Mean: w[2], Var: w[3]}, w[0], w[1], x.id)
 }

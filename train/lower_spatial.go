@@ -22,7 +22,7 @@ func (l *lowerer) window(n *model.Node, op *model.TensorOp, in model.Image, kh, 
 	ceil := op.Attrs["ceil_mode"].I != 0
 	for i, s := range []*sides{&h, &w} {
 		*s = sides{kernel: []int{kh, kw}[i], stride: pick("strides", i, 1), dilation: pick("dilations", i, 1), before: pick("pads", i, 0), after: pick("pads", i+2, 0), in: []int{in.H, in.W}[i]}
-		if s.kernel < 1 || s.stride < 1 || s.dilation < 1 || s.before < 0 || s.after < 0 {
+		if min(s.kernel, s.stride, s.dilation) < 1 || min(s.before, s.after) < 0 || max(s.kernel, s.stride, s.dilation, s.before, s.after) > maxSide {
 			return h, w, l.refuse(n, fmt.Sprintf("window %+v", *s))
 		}
 		span := (s.kernel-1)*s.dilation + 1
@@ -60,14 +60,16 @@ func (l *lowerer) conv(n *model.Node, op *model.TensorOp, x shaped) error {
 	if err != nil {
 		return err
 	}
-	groups := max(1, int(op.Attrs["group"].I))
-	if s[1]*groups != x.img.C {
+	groups := 1
+	if a, ok := op.Attrs["group"]; ok {
+		groups = int(a.I)
+	}
+	if groups < 1 || groups > x.img.C || s[1]*groups != x.img.C {
 		return l.refuse(n, fmt.Sprintf("weight %v, groups %d: want %d input channels", s, groups, x.img.C))
 	}
 	out := model.Image{C: s[0], H: h.out, W: w.out}
-	l.emit(n, model.OpConv, out, false, model.Conv{In: x.img, Out: out, KernelH: s[2], KernelW: s[3], StrideH: h.stride, StrideW: w.stride,
+	return l.emit(n, model.OpConv, out, false, model.Conv{In: x.img, Out: out, KernelH: s[2], KernelW: s[3], StrideH: h.stride, StrideW: w.stride,
 		PadTop: h.before, PadLeft: w.before, DilationH: h.dilation, DilationW: w.dilation, Groups: groups}, n.Weight, n.Bias, x.id)
-	return nil
 }
 
 func (l *lowerer) pool(n *model.Node, op *model.TensorOp, x shaped) error {
@@ -91,9 +93,8 @@ func (l *lowerer) pool(n *model.Node, op *model.TensorOp, x shaped) error {
 		o = model.OpAveragePool
 	}
 	out := model.Image{C: x.img.C, H: h.out, W: w.out}
-	l.emit(n, o, out, false, model.Pool{In: x.img, Out: out, KernelH: h.kernel, KernelW: w.kernel, StrideH: h.stride, StrideW: w.stride,
+	return l.emit(n, o, out, false, model.Pool{In: x.img, Out: out, KernelH: h.kernel, KernelW: w.kernel, StrideH: h.stride, StrideW: w.stride,
 		PadTop: h.before, PadLeft: w.before, CountPad: countPad}, nil, nil, x.id)
-	return nil
 }
 
 // slice accepts what subsamples an image: whole height and width in steps. The Pad behind it
@@ -141,7 +142,7 @@ func (l *lowerer) pad(n *model.Node, op *model.TensorOp, x shaped) error {
 		}
 	}
 	before, after := int(p[1]), int(p[5])
-	if rest := slices.Concat(p[:1], p[2:5], p[6:]); slices.Max(rest) != 0 || slices.Min(rest) != 0 || before < 0 || after < 0 || before+after > 1<<16 {
+	if rest := slices.Concat(p[:1], p[2:5], p[6:]); slices.Max(rest) != 0 || slices.Min(rest) != 0 || before < 0 || after < 0 || max(before, after) > maxSide {
 		return l.refuse(n, fmt.Sprintf("want pads on channels only, got %v", p))
 	}
 	sh, sw := 1, 1
@@ -156,6 +157,5 @@ func (l *lowerer) pad(n *model.Node, op *model.TensorOp, x shaped) error {
 	}
 	weight := &model.Weight{Name: n.Name, Shape: []int{out.C, in.C, 1, 1}, Data: sparse.NewDense(out.C, in.C, w)}
 	l.frozen[weight] = true
-	l.emit(n, model.OpConv, out, false, model.Conv{In: in, Out: out, KernelH: 1, KernelW: 1, StrideH: sh, StrideW: sw, Groups: 1}, weight, nil, x.id)
-	return nil
+	return l.emit(n, model.OpConv, out, false, model.Conv{In: in, Out: out, KernelH: 1, KernelW: 1, StrideH: sh, StrideW: sw, Groups: 1}, weight, nil, x.id)
 }

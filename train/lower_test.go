@@ -191,6 +191,20 @@ func TestLowerRefuses(t *testing.T) {
 		"pool stride 0": func(t *tensorGraph) {
 			t.node("MaxPool", "bad", map[string]model.Attribute{"kernel_shape": ints(2, 2), "strides": ints(0, 1)}, nil, nil, t.at)
 		},
+		"pool pads huge": func(t *tensorGraph) {
+			t.node("MaxPool", "bad", map[string]model.Attribute{"kernel_shape": ints(2, 2), "pads": ints(1<<61, 0, 1<<61, 0)}, nil, nil, t.at)
+		},
+		"pad of everything": func(t *tensorGraph) {
+			t.node("Pad", "bad", nil, nil, nil, t.at, t.ints(0, 1<<60, 0, 0, 0, 1<<60, 0, 0))
+		},
+		"conv groups huge": func(t *tensorGraph) {
+			w := &model.Weight{Name: "w", Shape: []int{2, 2, 1, 1}, Data: sparse.NewDense(2, 2, make([]float32, 4))}
+			t.node("Conv", "bad", attr("group", model.Attribute{I: 1<<63 - 1}), w, nil, t.at)
+		},
+		"conv pads large": func(t *tensorGraph) {
+			w := &model.Weight{Name: "w", Shape: []int{2, 2, 1, 1}, Data: sparse.NewDense(2, 2, make([]float32, 4))}
+			t.node("Conv", "bad", attr("pads", ints(60000, 60000, 60000, 60000)), w, nil, t.at)
+		},
 		"conv of no weight": func(t *tensorGraph) { t.node("Conv", "bad", nil, nil, nil, t.at) },
 		"pad of pixels":     func(t *tensorGraph) { t.node("Pad", "bad", nil, nil, nil, t.at, t.ints(0, 0, 1, 0, 0, 0, 1, 0)) },
 		"slice alone": func(t *tensorGraph) {
@@ -211,5 +225,8 @@ func TestLowerRefuses(t *testing.T) {
 	}
 	g := newTensorGraph(-1, -1, 6, 6)
 	_, err := New(g.finish(), nil)
+	require.ErrorIs(t, err, ErrGraph)
+	g = newTensorGraph(-1, 1<<40, 1<<40, 6)
+	_, err = New(g.finish(), nil)
 	require.ErrorIs(t, err, ErrGraph)
 }

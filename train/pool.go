@@ -40,10 +40,12 @@ func (n *Net) poolLayer(node *model.Node, a model.Pool) (layer, error) {
 	return &averagePool{in, out, a}, nil
 }
 
-// window is the part of an input channel that output (oh, ow) sees.
+// window is the part of an input channel that output (oh, ow) sees, empty in the padding.
 func window(a model.Pool, oh, ow int) (h0, h1, w0, w1 int) {
 	h0, w0 = oh*a.StrideH-a.PadTop, ow*a.StrideW-a.PadLeft
-	return max(h0, 0), min(h0+a.KernelH, a.In.H), max(w0, 0), min(w0+a.KernelW, a.In.W)
+	h1, w1 = min(h0+a.KernelH, a.In.H), min(w0+a.KernelW, a.In.W)
+	h0, w0 = max(h0, 0), max(w0, 0)
+	return h0, max(h0, h1), w0, max(w0, w1)
 }
 
 // eachWindow visits all windows of a row's image: o is the output's index, base the channel's.
