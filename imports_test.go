@@ -25,17 +25,21 @@ var allowed = map[string][]string{
 	"tokenizer/chat":          {},
 	"model":                   {"sparse", "tokenizer"},
 	"tensorop":                {"linalg", "model", "sparse"},
+	"dataset":                 {"runtime", "train"},
 	"loader":                  {"model", "sparse", "tensorop", "tokenizer"},
 	"train":                   {"linalg", "model", "sparse"},
 	"prune":                   {"linalg", "model", "sparse", "train"},
 	"runtime":                 {"model", "sparse", "tensorop", "tokenizer"},
 	"runtime/cpu":             {"linalg", "model", "runtime", "sparse", "tensorop"},
+	"runtime/onnxtest":        {},
 	"runtime/backendtest":     {"model", "runtime", "sparse"},
 	"cuda":                    {"cuda/ptxsim", "cuda/tile", "model", "runtime", "sparse"},
 	"cuda/tile":               {"sparse"},
 	"cuda/ptxsim":             {},
 	"cuda/ptxsim/libcuda":     {"cuda/ptxsim"},
 	"cuda/gates":              {},
+	"cuda/simdriver":          {"cuda", "cuda/ptxsim", "loader", "model", "prune", "runtime", "runtime/backendtest", "runtime/cpu", "sparse", "testenv"},
+	"cuda/gpucheck":           {"cuda", "model", "runtime", "runtime/backendtest", "sparse"},
 	"cuda/kerneltest":         {"cuda/ptxsim", "cuda/tile", "sparse"},
 	"examples/embed":          {"loader", "prune", "runtime", "runtime/cpu"},
 	"bench/kernels":           {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
@@ -46,7 +50,7 @@ var allowed = map[string][]string{
 var foreign = map[string][]string{
 	"gorgonia.org/cu":                     {"cuda"},
 	"github.com/prometheus/client_golang": {"serve"},
-	"gorgonia.org/tensor":                 {"runtime", "cmd/sparserun", "examples/embed", "serve"},
+	"gorgonia.org/tensor":                 {"runtime", "serve"},
 }
 
 type goPackage struct {

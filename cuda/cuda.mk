@@ -107,3 +107,19 @@ $(CUDA_OUT)/sim/libcuda.so.1: $(wildcard cuda/ptxsim/*.go cuda/ptxsim/libcuda/*.
 
 cuda-test: cuda cuda-sim ## run the -tags cuda binary end to end on the simulated driver
 	./cuda/e2e.sh
+
+# dist/gpu-check needs only an NVIDIA driver on x86-64: copy it to a GPU machine and
+# run run.sh there.
+.PHONY: gpu-check gpu-check-tiny
+gpu-check: cuda-cubins $(CUDA12_STAMP) $(CUDA_OUT)/libcuda.a ## pack dist/gpu-check for a GPU machine
+	@mkdir -p dist/gpu-check
+	$(CUDA_CGO) go build -tags cuda -trimpath -o dist/gpu-check/sparserun ./cmd/sparserun
+	$(CUDA_CGO) go build -tags cuda -trimpath -o dist/gpu-check/gpucheck ./cuda/gpucheck
+	$(CUDA_CGO) go test -tags cuda -trimpath -c -o dist/gpu-check/conformance ./cuda/gpucheck
+	cp cuda/gpucheck/run.sh cuda/gpucheck/rivals.py dist/gpu-check/
+	@if command -v nvidia-smi >/dev/null; then ./dist/gpu-check/run.sh dist/gpu-check/report; \
+	else echo "no NVIDIA driver here: copy dist/gpu-check to a GPU machine and run run.sh"; fi
+
+gpu-check-tiny: gpu-check cuda-sim ## the same, tiny, on the simulated driver
+	LD_LIBRARY_PATH=$(abspath $(CUDA_OUT)/sim) ./dist/gpu-check/gpucheck -tiny -out dist/gpu-check/simulated
+	grep -q 'simulated, not a speed' dist/gpu-check/simulated/report.md
