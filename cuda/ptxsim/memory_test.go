@@ -264,6 +264,19 @@ func TestAsyncCopies(t *testing.T) {
 	}
 }
 
+// TestRefillAfterRead: warp 1 reads a stage, warp 0 refills it, with nothing
+// between. If warp 1 comes first only the check of earlier readers sees it.
+func TestRefillAfterRead(t *testing.T) {
+	body := "setp.lt.u32 %p1, %r0, 32; and.b32 %r4, %r0, 3; mad.wide.u32 %rd1, %r4, 4, %rd0; and.b32 %r2, %r0, 31; shl.b32 %r2, %r2, 2;" +
+		"@%p1 st.shared.u32 [%r2], %r0; bar.sync 0; @!%p1 ld.shared.u32 %r1, [%r2]; @%p1 cp.async.ca.shared.global [%r2], [%rd1], 4; cp.async.wait_all;"
+	for seed := int64(0); seed < 10; seed++ {
+		_, err := exec(t, Config{Seed: seed, NoUninit: true}, body, 1, 64, 256, 32)
+		var f *Fault
+		require.ErrorAs(t, err, &f)
+		require.Contains(t, []FaultKind{KindRace, KindInFlight}, f.Kind)
+	}
+}
+
 // TestLdmatrix loads matrices whose element (j, r, c) is 64j+8r+c.
 func TestLdmatrix(t *testing.T) {
 	// Thread i < 32 stores halves 8i..8i+7: row i%8 of matrix i/8.

@@ -167,6 +167,37 @@ OUT: setp.ge.u32 %p3, %r1, 0; vote.sync.ballot.b32 %r4, %p3, -1; popc.b32 %r4, %
 	}
 }
 
+// TestReconvergence: both sides of a branch meet at its end, the longer one first
+// or last, and a third group that jumps over everything.
+func TestReconvergence(t *testing.T) {
+	got, err := exec(t, Config{}, `
+and.b32 %r2, %r0, 3; setp.eq.u32 %p1, %r2, 1; setp.eq.u32 %p2, %r2, 2;
+@%p1 bra ELSE; @%p2 bra JOIN;
+add.u32 %r3, %r0, 1; activemask.b32 %r5; bra JOIN;
+ELSE: add.u32 %r3, %r0, 2; add.u32 %r3, %r3, 2;
+JOIN: activemask.b32 %r1;`+storeR1, 1, 32, 0, 32)
+	require.NoError(t, err)
+	for _, g := range got {
+		require.Equal(t, ^uint32(0), g)
+	}
+}
+
+// A guarded instruction leaves the other lanes' registers and predicates alone.
+func TestGuardKeepsOtherLanes(t *testing.T) {
+	got, err := exec(t, Config{}, `
+setp.lt.u32 %p1, %r0, 16; setp.ge.u32 %p2, %r0, 8; mov.u32 %r1, 1; mov.u64 %rd1, 5;
+@%p2 setp.gt.u32 %p1, %r0, 24; @%p2 mov.u32 %r1, 2; @!%p2 add.u64 %rd1, %rd1, 1;
+@%p1 add.u32 %r1, %r1, 10; cvt.u32.u64 %r2, %rd1; mad.lo.u32 %r1, %r2, 100, %r1;`+storeR1, 1, 32, 0, 32)
+	require.NoError(t, err)
+	for i, g := range got {
+		want := uint32(1 + 10 + 600) // below 8: the old %p1
+		if i >= 8 {
+			want = 2 + 500 + 10*uint32(b2u(i > 24))
+		}
+		require.Equal(t, want, g, "lane %d", i)
+	}
+}
+
 // TestOutOfLineBlock has a block behind the loop that part of the warp visits in
 // each round; the barrier at the loop's head must wait for it, not fail.
 func TestOutOfLineBlock(t *testing.T) {
