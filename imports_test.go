@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	"cuda/tile":               {"sparse"},
 	"cuda/ptxsim":             {},
 	"cuda/ptxsim/libcuda":     {"cuda/ptxsim"},
-	"cuda/gates":              {},
+	"cuda/gates":              {"cuda/tile", "sparse"},
 	"cuda/simdriver":          {"cuda", "cuda/ptxsim", "loader", "model", "prune", "runtime", "runtime/backendtest", "runtime/cpu", "sparse", "testenv"},
 	"cuda/gpucheck":           {"cuda", "model", "runtime", "runtime/backendtest", "sparse"},
 	"cuda/kerneltest":         {"cuda/ptxsim", "cuda/tile", "sparse"},
