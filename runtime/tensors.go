@@ -268,3 +268,74 @@ func ToDense(t *model.Tensor) (*tensor.Dense, error) {
 	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(t.Data)), nil
 }
 
+
+// RunFloats is Run without a tensor around the numbers: x in the given shape, the
+// output's numbers back.
+func (s *Session) RunFloats(ctx context.Context, x []float32, shape ...int) ([]float32, error) {
+	n := 1
+	for _, d := range shape {
+		if d < 1 {
+			return nil, fmt.Errorf("runtime: input of shape %v: %w", shape, ErrShape)
+		}
+		n *= d
+	}
+	if n != len(x) || n == 0 {
+		return nil, fmt.Errorf("runtime: %d numbers in shape %v: %w", len(x), shape, ErrShape)
+	}
+	y, err := s.Run(ctx, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(x)))
+	if err != nil {
+		return nil, err
+	}
+	f, ok := y.Data().([]float32)
+	if !ok {
+		return nil, fmt.Errorf("runtime: output is %v, not float32: %w", y.Dtype(), ErrUnsupported)
+	}
+	return f, nil
+}
+
+// InputShape is the shape in which a network with one input takes n images of c
+// channels of h x w: [n, c, h, w], or what else its file says that holds as many
+// numbers a row.
+func (s *Session) InputShape(n, c, h, w int) ([]int, error) {
+	if len(s.graph.Inputs) != 1 {
+		return nil, fmt.Errorf("runtime: images into a network of %d inputs: %w", len(s.graph.Inputs), ErrUnsupported)
+	}
+	v := s.graph.Values[s.graph.Inputs[0]]
+	want := v.Shape
+	if s.tensors == nil {
+		want = []int{-1, v.Width}
+	}
+	image := []int{n, c, h, w}
+	if want == nil {
+		return image, nil
+	}
+	if len(want) == 4 {
+		for i := 1; i < 4; i++ {
+			if want[i] >= 0 && want[i] != image[i] {
+				return nil, fmt.Errorf("runtime: input %.80q: want %v (-1: any), the images are %v: %w", v.Name, want, image, ErrShape)
+			}
+		}
+		return image, nil
+	}
+	shape := []int{n}
+	per, free := 1, -1
+	for i, d := range want[min(1, len(want)):] {
+		shape = append(shape, d)
+		switch {
+		case d >= 0:
+			per *= d
+		case free < 0:
+			free = i + 1
+		default:
+			return nil, fmt.Errorf("runtime: input %.80q of shape %v for images %v: %w", v.Name, want, image, ErrShape)
+		}
+	}
+	if free >= 0 && per > 0 && c*h*w%per == 0 {
+		shape[free] = c * h * w / per
+		per = c * h * w
+	}
+	if per != c*h*w {
+		return nil, fmt.Errorf("runtime: input %.80q: want %v (-1: any), the images are %v: %w", v.Name, want, image, ErrShape)
+	}
+	return shape, nil
+}
