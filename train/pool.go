@@ -44,7 +44,7 @@ func (n *Net) poolLayer(node *model.Node, a model.Pool) (layer, error) {
 func window(a model.Pool, oh, ow int) (h0, h1, w0, w1 int) {
 	h0, w0 = oh*a.StrideH-a.PadTop, ow*a.StrideW-a.PadLeft
 	h1, w1 = min(h0+a.KernelH, a.In.H), min(w0+a.KernelW, a.In.W)
-	h0, w0 = max(h0, 0), max(w0, 0)
+	h0, w0 = min(max(h0, 0), a.In.H), min(max(w0, 0), a.In.W)
 	return h0, max(h0, h1), w0, max(w0, w1)
 }
 
