@@ -63,6 +63,9 @@ func TestParseAcceptsTheForms(t *testing.T) {
 	require.Equal(t, []byte{1, 2, 3, 8}, p.globals["a"].init)
 	require.Len(t, f.regs, 5, "x of three scopes, y and p1")
 	require.Equal(t, []int{4}, f.body[3].targets, "the inner L, which stands at the end of its block")
+	outer, err := parse(ptxHead + ".entry k() { M: { { bra M; } } ret; }")
+	require.NoError(t, err)
+	require.Equal(t, []int{0}, outer.funcs[0].body[0].targets, "a label of an outer block")
 	require.Equal(t, "bra.uni", f.body[5].opcode())
 	require.True(t, f.body[5].guardNeg)
 }
@@ -76,6 +79,9 @@ func TestExtract(t *testing.T) {
 	require.Equal(t, []string{"b"}, names)
 	require.Contains(t, got, ".global .u32 g")
 	require.Equal(t, strings.Count(src, "\n"), strings.Count(got, "\n"))
+	other, err := Extract(src, "c")
+	require.NoError(t, err)
+	require.Equal(t, strings.Count(src, "\n"), strings.Count(other, "\n"), "lines of what was cut stay")
 	_, err = Extract(src, "nothing")
 	require.ErrorIs(t, err, ErrNotFound)
 }
