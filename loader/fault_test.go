@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -390,4 +392,35 @@ func TestSaveRefuses(t *testing.T) {
 	require.NoError(t, Save(g, filepath.Join(dir, "x"), SaveOptions{DType: sparse.BF16}))
 	require.True(t, errors.Is(Save(g, "/proc/x.safetensors", SaveOptions{DType: sparse.F32}), os.ErrNotExist) ||
 		errors.Is(Save(g, "/proc/x.safetensors", SaveOptions{DType: sparse.F32}), os.ErrPermission))
+}
+
+// TestConcurrentReads: many goroutines read one model; each sees its own rows.
+func TestConcurrentReads(t *testing.T) {
+	for _, opts := range [][]Option{nil, {WithMmap()}} {
+		g, err := Open(testenv.Data(t, "compressed-tensors/tinyllama-sparse-24-fp8"), opts...)
+		require.NoError(t, err)
+		defer g.Close()
+		want := make([][]float32, len(g.Weights))
+		for i, w := range g.Weights {
+			want[i] = read(t, w.Data)
+		}
+		var wg sync.WaitGroup
+		for k := range 8 {
+			wg.Go(func() {
+				for i := range g.Weights {
+					i = (i*5 + k*3) % len(g.Weights)
+					r, c := g.Weights[i].Data.Dims()
+					row := make([]float32, c)
+					for j := range r {
+						j = (j*7 + k) % r
+						if err := g.Weights[i].Data.ReadRows(row, j); err != nil || !slices.Equal(row, want[i][j*c:(j+1)*c]) {
+							t.Errorf("%s row %d: %v", g.Weights[i].Name, j, err)
+							return
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
 }

@@ -162,7 +162,7 @@ func newTokenizer(files map[string][]byte) (*tokenizer.Tokenizer, func() (map[st
 	var err error
 	name := ""
 	switch {
-	case files[fileTokenizer] != nil:
+	case files[fileTokenizer] != nil && files[fileTokenizerSpec] == nil:
 		name = fileTokenizer
 		if c := files[fileTokenizerConfig]; c != nil {
 			keep[fileTokenizerConfig] = c

@@ -50,6 +50,19 @@ func TestWriteForPython(t *testing.T) {
 		require.NoError(t, Save(g, filepath.Join(dir, c.name+".dense.safetensors"), SaveOptions{Format: FormatDense, DType: sparse.F32}))
 		require.NoError(t, g.Close())
 	}
+	// A real tokenizer, from GGUF, in the form that other programs read.
+	g, err := Open(testenv.Model(t))
+	require.NoError(t, err)
+	defer g.Close()
+	files, err := g.Source.Tokenizer()
+	require.NoError(t, err)
+	spec, err := parseSpec(files[fileTokenizerSpec])
+	require.NoError(t, err)
+	for name, b := range hfTokenizer(&spec) {
+		path := filepath.Join(dir, "tokenizer", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+	}
 }
 
 // halfScales rounds scales to f16: where a file is sparse and quantised,

@@ -113,6 +113,11 @@ func (s *saver) folder(path string, meta map[string]string, config []byte, toks 
 	text := func(b []byte) func(io.Writer) error {
 		return func(w io.Writer) error { _, err := w.Write(b); return err }
 	}
+	if b := toks[fileTokenizerSpec]; b != nil {
+		if spec, err := parseSpec(b); err == nil { // what transformers reads, too
+			maps.Copy(toks, hfTokenizer(&spec))
+		}
+	}
 	parts := []part{{fileWeights, func(w io.Writer) error { return s.write(w, meta) }}}
 	for _, name := range slices.Sorted(maps.Keys(toks)) {
 		parts = append(parts, part{name, text(toks[name])})

@@ -200,3 +200,29 @@ func TestSaveRefusesAsymmetricSparse(t *testing.T) {
 	asymmetric(g.Linears()[0].Weight.Data)
 	require.ErrorIs(t, Save(g, filepath.Join(t.TempDir(), "m"), SaveOptions{}), ErrUnsupported)
 }
+
+// TestTokenizerForOthers: the tokenizer.json that a folder gets from a GGUF
+// tokenizer gives the same ids. testdata/check_ct.py compares it with transformers.
+func TestTokenizerForOthers(t *testing.T) {
+	texts := []string{"Once upon a time", "Hello, world 123!  It's 2024\n\n\tÄpfel & naïve café — 日本語 🙂", " leading", "a<|im_start|>b", "ab ba", ""}
+	for name, path := range map[string]string{"smollm": testenv.Model(t), "tiny": write(t, "m", tinyGGUF("llama").bytes())} {
+		g, err := Open(path)
+		require.NoError(t, err)
+		defer g.Close()
+		files, err := g.Source.Tokenizer()
+		require.NoError(t, err)
+		spec, err := parseSpec(files[fileTokenizerSpec])
+		require.NoError(t, err)
+		hf := hfTokenizer(&spec)
+		require.NotNil(t, hf, name)
+		tok, err := tokenizer.FromJSON(hf[fileTokenizer], hf[fileTokenizerConfig])
+		require.NoError(t, err, name)
+		for _, s := range texts {
+			for _, o := range []tokenizer.EncodeOptions{{}, {ParseSpecial: true}} {
+				require.Equal(t, g.Tokenizer.Encode(s, o), tok.Encode(s, o), "%s %q", name, s)
+			}
+		}
+		require.Equal(t, g.Tokenizer.EOG(), tok.EOG(), name)
+		require.Equal(t, g.Tokenizer.ChatTemplate(), tok.ChatTemplate())
+	}
+}

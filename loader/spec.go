@@ -26,7 +26,7 @@ func specFiles(s tokenizer.Spec) func() (map[string][]byte, error) {
 	return func() (map[string][]byte, error) {
 		for i, t := range s.Tokens {
 			if !utf8.ValidString(t) {
-				return nil, fault(ErrUnsupported, "", -1, "token to save", "UTF-8", i)
+				return nil, errToken(i)
 			}
 		}
 		b, err := json.Marshal(s)

@@ -9,12 +9,12 @@ and as transformers' from_pretrained does (everything). The second has limits of
 with transformers 4.57 the unstructured bitmask compressor fails on any folder, also on
 those that compressed-tensors wrote itself ("Cannot copy out of meta tensor").
 """
-import os, subprocess, sys, tempfile, warnings
+import json, os, subprocess, sys, tempfile, warnings
 
 import torch
 from compressed_tensors.compressors import ModelCompressor
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
 warnings.filterwarnings("ignore")
@@ -30,7 +30,7 @@ def compare(model, want, only):
 
 
 bad = 0
-for name in sorted(n for n in os.listdir(out) if os.path.isdir(os.path.join(out, n))):
+for name in sorted(n for n in os.listdir(out) if os.path.exists(os.path.join(out, n, "config.json"))):
     path = os.path.join(out, name)
     want = load_file(path + ".dense.safetensors")
     config = AutoConfig.from_pretrained(path)
@@ -46,5 +46,12 @@ for name in sorted(n for n in os.listdir(out) if os.path.isdir(os.path.join(out,
     except NotImplementedError as e:
         whole = f"not readable there ({e})"
     print(f"{name:14} ModelCompressor: {text}; transformers: {whole}")
+
+# The tokenizer.json made of SmolLM2's GGUF against the reference ids.
+golden = json.load(open(os.path.join(os.environ.get("SPARSERUN_DATA", "../shared/data"), "smollm2/golden.json")))
+tok = AutoTokenizer.from_pretrained(os.path.join(out, "tokenizer"))
+wrong = [s["text"] for s in golden["tokenizer"]["strings"] if tok(s["text"], add_special_tokens=False)["input_ids"] != s["ids"]]
+print(f"tokenizer: {len(golden['tokenizer']['strings'])} strings {'equal' if not wrong else 'DIFFER ' + str(wrong)}")
+bad += bool(wrong)
 print("ok" if not bad else f"{bad} differ")
 sys.exit(bad != 0)
