@@ -30,7 +30,7 @@ type csrTiled struct {
 	block      int // rows
 	wide       bool
 	span       int // columns that a batch works on before the next
-	mem        *region
+	mem        *weightMemory
 	first      []uint32  // [blocks+1] first step
 	off        []uint16  // [steps]
 	w          []byte    // [steps][block values, block places]
@@ -258,7 +258,7 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 	at := []int{n, n + (2*len(p.off)+63)&^63}
 	at = append(at, at[1]+4*len(scale))
 	var err error
-	if c.mem, err = alloc(at[2] + 4*len(first)); err != nil {
+	if c.mem, err = allocWeight(at[2] + 4*len(first)); err != nil {
 		return nil, err
 	}
 	mem := c.mem.bytes()

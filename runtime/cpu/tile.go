@@ -50,7 +50,7 @@ type tiled struct {
 	shape
 	kern  tileKernel
 	reads form
-	mem   *region
+	mem   *weightMemory
 	w     []byte
 	scale []float32 // of rows; nil unless quantised
 }

@@ -24,7 +24,7 @@ func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group 
 		scales = w.blocks() * block
 	}
 	var err error
-	if w.mem, err = alloc(n + 4*scales); err != nil {
+	if w.mem, err = allocWeight(n + 4*scales); err != nil {
 		return nil, err
 	}
 	w.w = w.mem.bytes()[:n]

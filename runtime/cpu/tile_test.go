@@ -135,7 +135,7 @@ func TestTiled(t *testing.T) {
 		for _, c := range tileCases() {
 			t.Run(fmt.Sprintf("%v/g%d", c.k, c.group), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(7, uint64(c.group)))
-				for _, shape := range [][2]int{{1, 1}, {7, 33}, {33, 7}, {16, 64}, {64, 172}, {100, 130}, {40, 576}, {7, 300}, {32, 1536}} {
+				for _, shape := range [][2]int{{1, 1}, {7, 33}, {33, 7}, {16, 64}, {64, 172}, {100, 130}, {40, 576}, {7, 300}, {5, 1536}} {
 					for _, density := range []float64{0, 0.05, 0.3, 1} {
 						checkTiled(t, rng, c, shape[0], shape[1], density)
 					}
@@ -162,7 +162,11 @@ func checkTiled(t *testing.T, rng *rand.Rand, c tileCase, rows, cols int, densit
 			t.Fatalf("%s: weight %d: want %g, got %g", name, i, x, got[i])
 		}
 	}
-	for _, n := range []int{1, 2, 3, 5, 8, 13, 75} {
+	batches := []int{1, 2, 3, 5, 8, 13}
+	if c.k.Layout == sparse.LayoutCSR {
+		batches = append(batches, 75) // more than a tile of tokens
+	}
+	for _, n := range batches {
 		x := make([]float32, n*cols)
 		for i := range x {
 			x[i] = float32(rng.NormFloat64())
@@ -321,4 +325,38 @@ func TestTiledAllocates(t *testing.T) {
 			w.free()
 		}
 	})
+}
+
+// TestWeightMemory: weights share slabs, large ones do not, all are given back.
+func TestWeightMemory(t *testing.T) {
+	slabs.open = nil // what other tests left
+	var ms []*weightMemory
+	for i := range 60 {
+		m, err := allocWeight(1<<20 + i)
+		require.NoError(t, err)
+		require.Len(t, m.bytes(), 1<<20+i)
+		for k := range m.bytes() {
+			if m.bytes()[k] != 0 {
+				t.Fatalf("byte %d of weight %d is not zero", k, i)
+			}
+			m.bytes()[k] = byte(i)
+		}
+		ms = append(ms, m)
+	}
+	for i, m := range ms {
+		require.EqualValues(t, i, m.bytes()[0])
+		require.EqualValues(t, i, m.bytes()[1<<20+i-1])
+	}
+	first := ms[0].slab
+	for _, m := range ms {
+		m.free()
+		m.free() // twice does nothing
+	}
+	require.Zero(t, first.live)
+	require.Nil(t, first.r.base)
+	m, err := allocWeight(slabLimit + 1)
+	require.NoError(t, err)
+	require.Nil(t, m.slab)
+	m.free()
+	require.Nil(t, m.own.base)
 }
