@@ -30,6 +30,10 @@ type Options struct {
 	// Allocate gives blocks their own sparsities; nil: all have the pattern's.
 	// Calibrated methods only.
 	Allocate Allocation
+	// Permute reorders the channels of the MLP and of the value heads ahead of
+	// pruning to an N:M pattern; the model computes the same. Calibrated methods
+	// only.
+	Permute bool
 	// Journal is a folder in which calibrated methods keep finished blocks, so
 	// that an interrupted run can go on; "": none. See ClearJournal.
 	Journal string
@@ -67,8 +71,8 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	r := &run{ctx: ctx, g: g, p: p, o: o, targets: targets, rep: rep, sums: make([][sha256.Size]byte, len(targets)), patterns: make([]Pattern, len(targets))}
 	switch m := m.(type) {
 	case scorer:
-		if o.Allocate != nil {
-			return nil, fmt.Errorf("prune: %s takes no allocation: %w", m.Name(), ErrMethod)
+		if o.Allocate != nil || o.Permute {
+			return nil, fmt.Errorf("prune: %s takes no allocation and no permutation: %w", m.Name(), ErrMethod)
 		}
 		r.p = resolveScope(p, ScopeLayer)
 		err = r.scored(m)
@@ -76,6 +80,15 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 		r.p = resolveScope(p, m.scope())
 		if r.id, err = r.fingerprint(m); err != nil {
 			return nil, err
+		}
+		if o.Permute {
+			nm, ok := p.(NM)
+			if !ok {
+				return nil, fmt.Errorf("prune: permutation with pattern %v: want N:M: %w", p, ErrMethod)
+			}
+			if err := r.permute(m.calib(), nm); err != nil {
+				return nil, err
+			}
 		}
 		if o.Allocate != nil {
 			if err := r.allocate(o.Allocate, m.calib()); err != nil {
@@ -333,6 +346,9 @@ func (r *run) recipe(m Method) {
 	kv["prune.sparsity"] = strconv.FormatFloat(r.rep.Sparsity, 'g', 8, 64)
 	if s := r.o.Store; s.DType.Quantised() {
 		kv["prune.quant"] = fmt.Sprintf("%v group %d asymmetric %v nearest %v", s.DType, s.Group, s.Asymmetric, s.Nearest)
+	}
+	if r.o.Permute {
+		kv["prune.permute"] = "mlp and value channels"
 	}
 	if r.o.KeepZeros {
 		kv["prune.keep_zeros"] = "true"

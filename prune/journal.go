@@ -72,7 +72,7 @@ func (s stored) matrix() sparse.Matrix {
 // fingerprint is a hash of what decides the result. Of the weights it takes the
 // first row of every target: enough to tell models apart.
 func (r *run) fingerprint(m Method) (string, error) {
-	kv := map[string]string{"prune.options": fmt.Sprint(r.o.Store, r.o.KeepZeros)}
+	kv := map[string]string{"prune.options": fmt.Sprint(r.o.Store, r.o.KeepZeros, r.o.Permute)}
 	m.recipe(kv)
 	if r.o.Allocate != nil {
 		r.o.Allocate.recipe(kv)

@@ -74,7 +74,7 @@ func TestStoriesMethodsRank(t *testing.T) {
 		return v
 	}
 	dense := ppl(nil, nil, Options{})
-	for _, p := range []Pattern{Pattern24, Unstructured{Sparsity: 0.5}, Unstructured{Sparsity: 0.7}} {
+	for _, p := range []Pattern{Pattern24, Unstructured{Sparsity: 0.7}} {
 		random, magnitude := ppl(Random{Seed: 1}, p, Options{}), ppl(Magnitude{}, p, Options{})
 		wanda, ria := ppl(Wanda{}, p, Options{}), ppl(RIA{}, p, Options{})
 		gpt, solved := ppl(SparseGPT{}, p, Options{}), ppl(Resolved{Of: SparseGPT{}}, p, Options{})

@@ -1,0 +1,491 @@
+package prune
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/sparse"
+)
+
+// Structured removes whole parts of a language model: key/value heads with the
+// query heads that read them, MLP channels, layers. What is left is an ordinary,
+// smaller dense model.
+//
+// Heads and channels go by what they add to the output of o_proj or down_proj on
+// the calibration data: the energy of their columns times their inputs,
+// tr(W_j H_jj W_j^T). Layers go by how little they turn the residual stream: the
+// mean of 1 - cos(in, out) over tokens (block influence, Men et al. 2024).
+//
+// Unless NoRepair, all that is left is fitted again as Best does it: towards the
+// dense model's outputs from the inputs it really gets, by least squares.
+type Structured struct {
+	Calib    Calib
+	Heads    float64 // fraction of the KV heads of each layer to remove
+	Channels float64 // fraction of the MLP channels of each layer to remove
+	Layers   int     // how many layers to remove
+	RoundTo  int     // the MLP width stays a multiple of it; 0: 8
+	NoRepair bool
+	Damping  float64 // ridge of the fit, times the mean diagonal; 0: 0.01
+}
+
+// Shrink returns a smaller graph; g itself, whose weights that are not touched it
+// shares, stays as it is and must outlive it. Of Options it heeds Threads,
+// Store.DType, Progress, Log and SourceSHA256.
+func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*model.Graph, *Report, error) {
+	start := time.Now()
+	if err := m.check(g); err != nil {
+		return nil, nil, err
+	}
+	if err := o.Store.check(); err != nil {
+		return nil, nil, err
+	}
+	targets, err := Targets(g, nil, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	rep := &Report{Method: "structured", Pattern: m.String(), Before: size(g, targets), Recipe: map[string]string{}}
+	s := &shrink{run: run{ctx: ctx, g: g, o: o, targets: targets, rep: rep, patterns: make([]Pattern, len(targets))}, m: m}
+	if err := s.all(); err != nil {
+		return nil, nil, err
+	}
+	out, changed, err := s.build()
+	if err != nil {
+		return nil, nil, err
+	}
+	rep.After = size(out, changed)
+	rep.Sparsity = 1 - float64(rep.After.F16)/float64(rep.Before.F16)
+	rep.BitsPerWeight = 16 * float64(rep.After.Pruned) / max(1, float64(rep.After.F16))
+	kv := rep.Recipe
+	kv["prune.method"], kv["prune.version"], kv["prune.structure"] = "structured", strconv.Itoa(Version), m.String()
+	kv["prune.calibration.sha256"] = rep.Calibration.SHA256
+	if o.SourceSHA256 != "" {
+		kv["prune.source_sha256"] = o.SourceSHA256
+	}
+	if m.Layers > 0 {
+		kv["prune.layers_kept"] = strings.Trim(fmt.Sprint(s.kept), "[]")
+	}
+	rep.Seconds = time.Since(start).Seconds()
+	return out, rep, nil
+}
+
+// String names what goes.
+func (m Structured) String() string {
+	f := func(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
+	return "heads " + f(m.Heads) + " channels " + f(m.Channels) + " layers " + strconv.Itoa(m.Layers)
+}
+
+func (m Structured) check(g *model.Graph) error {
+	if g.Config == nil {
+		return fmt.Errorf("prune: structured pruning needs a language model: %w", ErrCalib)
+	}
+	ok := m.Heads >= 0 && m.Heads < 1 && m.Channels >= 0 && m.Channels < 1 && m.Layers >= 0 && m.Layers < g.Config.Layers && m.Damping >= 0 && m.RoundTo >= 0
+	if !ok || m.Heads == 0 && m.Channels == 0 && m.Layers == 0 {
+		return fmt.Errorf("prune: structured %v of %d layers: want fractions of at least 0 and below 1, and something to remove: %w", m, g.Config.Layers, ErrMethod)
+	}
+	return nil
+}
+
+// shrink is the state of a Shrink.
+type shrink struct {
+	run
+	m    Structured
+	kept []int // layers
+	// What stays of each layer, and its new weights by their old names.
+	heads, channels [][]int
+	weights         map[string]cut
+}
+
+// cut is a matrix as it will be.
+type cut struct {
+	rows, cols int
+	w          []float32
+}
+
+// part is a layer's Linears by their role.
+type part struct{ q, k, v, o, gate, up, down *model.Node }
+
+func partsOf(nodes []*model.Node) (p part, err error) {
+	for _, n := range nodes {
+		for suffix, to := range map[string]**model.Node{".q_proj": &p.q, ".k_proj": &p.k, ".v_proj": &p.v, ".o_proj": &p.o,
+			".gate_proj": &p.gate, ".up_proj": &p.up, ".down_proj": &p.down} {
+			if n.Op == model.OpLinear && strings.HasSuffix(n.Name, suffix) {
+				*to = n
+			}
+		}
+	}
+	if p.q == nil || p.k == nil || p.v == nil || p.o == nil || p.gate == nil || p.up == nil || p.down == nil {
+		return p, fmt.Errorf("prune: a layer without the Linears of the Llama family: %w", ErrTarget)
+	}
+	return p, nil
+}
+
+// all walks the layers with the dense and the pruned stream. In the pruned one
+// what goes is zero, which computes the same as if it were not there.
+func (s *shrink) all() error {
+	pruned, layers, err := s.openFlow(s.m.Calib)
+	if err != nil {
+		return err
+	}
+	dense, _, err := s.openFlow(s.m.Calib)
+	if err != nil {
+		return err
+	}
+	gone, err := s.leastInfluence(layers)
+	if err != nil {
+		return err
+	}
+	s.weights = map[string]cut{}
+	s.heads, s.channels = make([][]int, len(layers)), make([][]int, len(layers))
+	for b, l := range layers {
+		p, err := partsOf(pruned.nodes(l))
+		if err != nil {
+			return err
+		}
+		for _, f := range []*flow{dense, pruned} {
+			if err := f.x.load(f.nodes(l)); err != nil {
+				return err
+			}
+		}
+		if gone[b] {
+			for _, n := range []*model.Node{p.o, p.down} {
+				clear(pruned.x.weights[n.Weight])
+				if n.Bias != nil {
+					pruned.x.vectors[n.Bias] = make([]float32, s.g.Config.Hidden)
+				}
+			}
+		} else {
+			s.kept = append(s.kept, b)
+			if err := s.layer(b, p, dense, pruned); err != nil {
+				return err
+			}
+		}
+		for _, f := range []*flow{dense, pruned} {
+			if err := f.advance(s.ctx, l.hi); err != nil {
+				return err
+			}
+			f.x.drop(f.nodes(l))
+		}
+		if s.o.Progress != nil {
+			s.o.Progress(b+1, len(layers), LayerReport{Name: "model.layers." + strconv.Itoa(b)})
+		}
+	}
+	return nil
+}
+
+// leastInfluence marks the layers to remove.
+func (s *shrink) leastInfluence(layers []span) ([]bool, error) {
+	gone := make([]bool, len(layers))
+	if s.m.Layers == 0 {
+		return gone, nil
+	}
+	f, _, err := s.openFlow(s.m.Calib)
+	if err != nil {
+		return nil, err
+	}
+	score := make([]float64, len(layers))
+	for b, l := range layers {
+		in := f.live[liveAt(s.g, l.lo)[0]]
+		if err := f.advance(s.ctx, l.hi); err != nil {
+			return nil, err
+		}
+		f.x.drop(f.nodes(l))
+		out := f.live[liveAt(s.g, l.hi)[0]]
+		width := s.g.Config.Hidden
+		for t := 0; t < len(in); t += width {
+			var xy, xx, yy float64
+			for i, x := range in[t : t+width] {
+				y := float64(out[t+i])
+				xy, xx, yy = xy+float64(x)*y, xx+float64(x)*float64(x), yy+y*y
+			}
+			if xx > 0 && yy > 0 {
+				score[b] += 1 - xy/math.Sqrt(xx*yy)
+			}
+		}
+	}
+	order := make([]int, len(layers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch {
+		case score[a] < score[b]:
+			return -1
+		case score[a] > score[b]:
+			return 1
+		}
+		return 0
+	})
+	for _, b := range order[:s.m.Layers] {
+		gone[b] = true
+	}
+	return gone, nil
+}
+
+// layer chooses and fits one layer, input by input.
+func (s *shrink) layer(b int, p part, dense, pruned *flow) error {
+	cfg := s.g.Config
+	heads, kv, ffn := cfg.Layer(b)
+	at := func(n *model.Node) (*aim, error) {
+		first := slices.Index(s.g.Nodes, n)
+		for _, f := range []*flow{dense, pruned} {
+			if err := f.advance(s.ctx, first); err != nil {
+				return nil, err
+			}
+		}
+		var targets []int
+		for i, t := range s.targets {
+			for _, m := range s.g.Nodes[first:] {
+				if m.Weight == t && m.In[0] == n.In[0] {
+					targets = append(targets, i)
+				}
+			}
+		}
+		return s.aimOf(dense, pruned, group{input: n.In[0], first: first, targets: targets})
+	}
+	refit := func(first *model.Node, nodes ...*model.Node) error {
+		if s.m.NoRepair {
+			return nil
+		}
+		a, err := at(first)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			if err := a.regress(pruned.x.weights[n.Weight], s.damping(), s.logf); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := refit(p.q, p.q, p.k, p.v); err != nil {
+		return err
+	}
+	a, err := at(p.o)
+	if err != nil {
+		return err
+	}
+	wide := heads / kv * cfg.HeadDim // columns of o_proj per KV head
+	keep := keepCount(kv, s.m.Heads, 1)
+	s.heads[b] = s.choose(a, pruned.x.weights[p.o.Weight], wide, keep)
+	if err := s.fit(a, p.o, pruned, expand(s.heads[b], wide)); err != nil {
+		return err
+	}
+	if err := refit(p.gate, p.gate, p.up); err != nil {
+		return err
+	}
+	if a, err = at(p.down); err != nil {
+		return err
+	}
+	round := s.m.RoundTo
+	if round == 0 {
+		round = 8
+	}
+	s.channels[b] = s.choose(a, pruned.x.weights[p.down.Weight], 1, keepCount(ffn, s.m.Channels, round))
+	if err := s.fit(a, p.down, pruned, s.channels[b]); err != nil {
+		return err
+	}
+
+	x := pruned.x.weights
+	qRows, kvRows := expand(s.heads[b], wide), expand(s.heads[b], cfg.HeadDim)
+	s.weights[p.q.Weight.Name] = rowsOf(x[p.q.Weight], cfg.Hidden, qRows)
+	s.weights[p.k.Weight.Name] = rowsOf(x[p.k.Weight], cfg.Hidden, kvRows)
+	s.weights[p.v.Weight.Name] = rowsOf(x[p.v.Weight], cfg.Hidden, kvRows)
+	s.weights[p.o.Weight.Name] = colsOf(x[p.o.Weight], heads*cfg.HeadDim, qRows)
+	s.weights[p.gate.Weight.Name] = rowsOf(x[p.gate.Weight], cfg.Hidden, s.channels[b])
+	s.weights[p.up.Weight.Name] = rowsOf(x[p.up.Weight], cfg.Hidden, s.channels[b])
+	s.weights[p.down.Weight.Name] = colsOf(x[p.down.Weight], ffn, s.channels[b])
+	for _, n := range []*model.Node{p.q, p.k, p.v} {
+		if n.Bias != nil {
+			v, err := pruned.x.vector(n.Bias)
+			if err != nil {
+				return err
+			}
+			rows := kvRows
+			if n == p.q {
+				rows = qRows
+			}
+			s.weights[n.Bias.Name] = colsOf(v, len(v), rows)
+		}
+	}
+	return nil
+}
+
+func (s *shrink) damping() float64 {
+	if s.m.Damping == 0 {
+		return defaultDamping
+	}
+	return s.m.Damping
+}
+
+// keepCount is how many of n stay, a multiple of round where n has one.
+func keepCount(n int, remove float64, round int) int {
+	k := n - budget(n, remove)
+	if k < n && round > 1 {
+		k = (k + round - 1) / round * round
+	}
+	return max(1, min(n, k))
+}
+
+// choose keeps the column sets of width wide that add most to the output.
+func (s *shrink) choose(a *aim, w []float32, wide, keep int) []int {
+	d := a.gram.d
+	n := d / wide
+	score, order := make([]float64, n), make([]int, n)
+	a.pool.Run(n, func(j int) {
+		order[j] = j
+		for r := 0; r < len(w); r += d {
+			for c := j * wide; c < (j+1)*wide; c++ {
+				var y float64
+				for k := j * wide; k < (j+1)*wide; k++ {
+					y += float64(w[r+k]) * float64(a.gram.h[c*d+k])
+				}
+				score[j] += y * float64(w[r+c])
+			}
+		}
+	})
+	slices.SortStableFunc(order, func(x, y int) int {
+		switch {
+		case score[x] > score[y]:
+			return -1
+		case score[x] < score[y]:
+			return 1
+		}
+		return 0
+	})
+	out := slices.Clone(order[:keep])
+	slices.Sort(out)
+	return out
+}
+
+// fit zeroes the columns of n's matrix that go and fits those that stay.
+func (s *shrink) fit(a *aim, n *model.Node, pruned *flow, keep []int) error {
+	d := a.gram.d
+	w := pruned.x.weights[n.Weight]
+	small := colsOf(w, d, keep)
+	if !s.m.NoRepair {
+		sub := &aim{gram: newGram(len(keep), true), cross: colsOf(a.cross, d, keep).w, residual: true, pool: a.pool}
+		for i, c := range keep {
+			for j, k := range keep {
+				sub.gram.h[i*len(keep)+j] = a.gram.h[c*d+k]
+			}
+			sub.gram.diag[i] = a.gram.diag[c]
+		}
+		if !a.residual {
+			return fmt.Errorf("prune: %q feeds no residual: %w", n.Weight.Name, ErrTarget)
+		}
+		if err := sub.regress(small.w, s.damping(), s.logf); err != nil {
+			return err
+		}
+	}
+	clear(w)
+	for r := range small.rows {
+		for i, c := range keep {
+			w[r*d+c] = small.w[r*len(keep)+i]
+		}
+	}
+	return nil
+}
+
+// expand turns sets of wide neighbours into positions.
+func expand(sets []int, wide int) (out []int) {
+	for _, s := range sets {
+		for i := range wide {
+			out = append(out, s*wide+i)
+		}
+	}
+	return out
+}
+
+// rowsOf takes rows out of a matrix of cols columns.
+func rowsOf(w []float32, cols int, rows []int) cut {
+	c := cut{rows: len(rows), cols: cols, w: make([]float32, 0, len(rows)*cols)}
+	for _, r := range rows {
+		c.w = append(c.w, w[r*cols:(r+1)*cols]...)
+	}
+	return c
+}
+
+// colsOf takes columns out of it.
+func colsOf(w []float32, cols int, at []int) cut {
+	c := cut{rows: len(w) / cols, cols: len(at), w: make([]float32, 0, len(w)/cols*len(at))}
+	for r := 0; r < len(w); r += cols {
+		for _, i := range at {
+			c.w = append(c.w, w[r+i])
+		}
+	}
+	return c
+}
+
+// build makes the new graph and returns it with the matrices that were cut.
+func (s *shrink) build() (*model.Graph, []*model.Weight, error) {
+	cfg := *s.g.Config
+	cfg.Layers = len(s.kept)
+	cfg.LayerHeads, cfg.LayerKVHeads, cfg.LayerFFN = nil, nil, nil
+	var heads, kv, ffn []int
+	for _, b := range s.kept {
+		h, k, _ := s.g.Config.Layer(b)
+		heads, kv, ffn = append(heads, len(s.heads[b])*(h/k)), append(kv, len(s.heads[b])), append(ffn, len(s.channels[b]))
+	}
+	// Equal layers are an ordinary configuration; others say so layer by layer.
+	if cfg.Heads = heads[0]; slices.Max(heads) != slices.Min(heads) {
+		cfg.LayerHeads = heads
+	}
+	if cfg.KVHeads = kv[0]; slices.Max(kv) != slices.Min(kv) {
+		cfg.LayerKVHeads = kv
+	}
+	if cfg.FFN = ffn[0]; slices.Max(ffn) != slices.Min(ffn) {
+		cfg.LayerFFN = ffn
+	}
+	made := map[string]*model.Weight{}
+	var changed []*model.Weight
+	find := func(name string) (*model.Weight, error) {
+		if w := made[name]; w != nil {
+			return w, nil
+		}
+		old := name
+		if rest, ok := strings.CutPrefix(name, "model.layers."); ok {
+			n, tail, _ := strings.Cut(rest, ".")
+			i, err := strconv.Atoi(n)
+			if err != nil || i >= len(s.kept) {
+				return nil, fmt.Errorf("prune: %q: %w", name, model.ErrWeight)
+			}
+			old = "model.layers." + strconv.Itoa(s.kept[i]) + "." + tail
+		}
+		src, err := s.g.Weight(old)
+		if err != nil {
+			return nil, nil // the model has none of that name
+		}
+		w := &model.Weight{Name: name, Shape: src.Shape, Data: src.Data}
+		made[name] = w
+		c, ok := s.weights[old]
+		if !ok {
+			return w, nil
+		}
+		if src.Rank1() {
+			w.Shape, w.Data = []int{c.cols}, sparse.NewDense(1, c.cols, c.w)
+			return w, nil
+		}
+		w.Shape = []int{c.rows, c.cols}
+		store := s.o.Store
+		store.Layout = sparse.LayoutDense
+		if w.Data, err = store.pack(c.w, nil, c.rows, c.cols, nil); err != nil {
+			return nil, fmt.Errorf("prune: %q: %w", name, err)
+		}
+		changed = append(changed, w)
+		s.rep.Layers = append(s.rep.Layers, LayerReport{Name: name, Rows: c.rows, Cols: c.cols, Bytes: w.Data.Bytes().Total(),
+			Layout: w.Data.Layout(), DType: w.Data.DType(), Sparsity: 1 - float64(len(c.w))/float64(src.Shape[0]*src.Shape[1])})
+		return w, nil
+	}
+	out, err := model.NewLlama(cfg, find)
+	if err != nil {
+		return nil, nil, err
+	}
+	out.Name, out.Tokenizer, out.Source = s.g.Name, s.g.Tokenizer, s.g.Source
+	return out, changed, nil
+}
