@@ -70,7 +70,7 @@ type Timer interface {
 	// set, version. Measurements are cached under it. Empty: times mean nothing here
 	// (a simulator), and the planner does not ask for any.
 	Machine() string
-	// Time is the median time of one Linear of rows x cols weights, a share
+	// Time is the time of one Linear of rows x cols weights, a share
 	// density of them nonzero, over batch rows of activations, with weights that
 	// come from memory, not from a cache.
 	Time(ctx context.Context, k Kernel, rows, cols int, density float64, batch int) (time.Duration, error)

@@ -61,3 +61,36 @@ func TestDecodeAllocates(t *testing.T) {
 		}
 	})
 }
+
+// TestLinearAllocates holds every Linear kernel to zero allocations, once its scratch
+// memory is there.
+func TestLinearAllocates(t *testing.T) {
+	const rows, cols = 100, 172
+	w := make([]float32, rows*cols)
+	for i := range w {
+		if i%4 < 2 { // holds 2:4
+			w[i] = float32(i%17) - 8
+		}
+	}
+	eachISA(t, func(t *testing.T) {
+		b := cpu.New(cpu.Threads(2))
+		defer b.Close()
+		for _, layout := range sparse.Layouts {
+			for _, dtype := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4} {
+				act := sparse.F32
+				if dtype.Quantised() {
+					act = sparse.Int8
+				}
+				k := runtime.Kernel{Op: model.OpLinear, Layout: layout, Weight: dtype, Act: act}
+				l, err := b.Linear(sparse.NewDense(rows, cols, w), k, 0, 64)
+				require.NoError(t, err)
+				for _, batch := range []int{1, 3, 64} {
+					x := make([]float32, batch*cols)
+					l.Run(x)
+					require.Zero(t, testing.AllocsPerRun(20, func() { l.Run(x) }), "%v, batch %d", k, batch)
+				}
+				l.Close()
+			}
+		}
+	})
+}

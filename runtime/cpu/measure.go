@@ -59,7 +59,8 @@ func (l *Linear) Run(x []float32) []float32 {
 	n := s.x.rows
 	if s.x.step(f) < n && l.b.pool.threads > 1 {
 		per := (n/l.b.pool.threads/s.x.step(f) + 1) * s.x.step(f)
-		l.b.pool.run(&prepareJob{s.x, f, per}, (n+per-1)/per)
+		s.making = formJob{s.x, f, per}
+		l.b.pool.run(&s.making, (n+per-1)/per)
 	} else {
 		s.x.prepare(f, 0, n)
 	}
@@ -75,14 +76,6 @@ func (l *Linear) part(_, i int) {
 	c := l.step.cuts[i]
 	l.step.parts[0].w.mul(l.out, l.rows, l.step.x, epilogue{}, c.r0, c.r1)
 }
-
-type prepareJob struct {
-	x   *acts
-	f   form
-	per int
-}
-
-func (j *prepareJob) part(_, i int) { j.x.prepare(j.f, i*j.per, min((i+1)*j.per, j.x.rows)) }
 
 // Close frees the weight.
 func (l *Linear) Close() {

@@ -54,7 +54,7 @@ func (m *product) mul(p *tensorProgram, out []float32, ld int, x []float32, n in
 	step := m.x.step(f)
 	if step < n && p.pool.threads > 1 && n*m.cols > grain {
 		per := (n/(2*p.pool.threads)/step + 1) * step
-		p.pool.run(&prepareJob{&m.x, f, per}, (n+per-1)/per)
+		p.pool.run(&formJob{&m.x, f, per}, (n+per-1)/per)
 	} else {
 		m.x.prepare(f, 0, n)
 	}
