@@ -149,62 +149,94 @@ func (l *conv) patches(buf *[]float32, img []float32, group int) []float32 {
 	}
 	k, pixels, _ := l.sizes()
 	*buf = resize(*buf, k*pixels)
-	l.walk(group, func(row, oh, lo, hi, from int) {
-		dst := (*buf)[row*pixels+oh*a.Out.W:][:a.Out.W]
-		clear(dst[:lo])
-		clear(dst[hi:])
-		if a.StrideW == 1 {
-			copy(dst[lo:hi], img[from:])
-			return
-		}
-		for j := lo; j < hi; j++ {
-			dst[j] = img[from+(j-lo)*a.StrideW]
+	out := *buf
+	l.walk(group, func(row, lo, hi, top, bottom, from int) {
+		dst := out[row*pixels : (row+1)*pixels]
+		clear(dst[:top*a.Out.W])
+		clear(dst[bottom*a.Out.W:])
+		for oh := top; oh < bottom; oh++ {
+			d := dst[oh*a.Out.W : (oh+1)*a.Out.W]
+			clear(d[:lo])
+			clear(d[hi:])
+			if a.StrideW == 1 {
+				copyShort(d[lo:hi], img[from:])
+			} else {
+				for j := lo; j < hi; j++ {
+					d[j] = img[from+(j-lo)*a.StrideW]
+				}
+			}
+			from += a.StrideH * a.In.W
 		}
 	})
-	return *buf
+	return out
+}
+
+// copyShort copies len(dst) numbers; rows of small images are not worth a call to copy.
+func copyShort(dst, src []float32) {
+	for len(dst) >= 8 {
+		*(*[8]float32)(dst) = *(*[8]float32)(src)
+		dst, src = dst[8:], src[8:]
+	}
+	for i := range dst {
+		dst[i] = src[i]
+	}
 }
 
 // scatter adds patches back to where they came from.
 func (l *conv) scatter(img, patches []float32, group int) {
 	a := l.a
 	_, pixels, _ := l.sizes()
-	l.walk(group, func(row, oh, lo, hi, from int) {
-		src := patches[row*pixels+oh*a.Out.W:][:a.Out.W]
-		for j := lo; j < hi; j++ {
-			img[from+(j-lo)*a.StrideW] += src[j]
+	l.walk(group, func(row, lo, hi, top, bottom, from int) {
+		src := patches[row*pixels : (row+1)*pixels]
+		for oh := top; oh < bottom; oh++ {
+			s := src[oh*a.Out.W+lo : oh*a.Out.W+hi]
+			if a.StrideW == 1 {
+				to := img[from : from+len(s)]
+				for j, v := range s {
+					to[j] += v
+				}
+			} else {
+				for j, v := range s {
+					img[from+j*a.StrideW] += v
+				}
+			}
+			from += a.StrideH * a.In.W
 		}
 	})
 }
 
-// walk visits every row of output pixels of every row of the patch matrix: columns lo..hi-1
-// come from the image at from, from+StrideW, ...; the others lie in the padding.
-func (l *conv) walk(group int, f func(row, oh, lo, hi, from int)) {
+// walk visits every row of the patch matrix: output rows top..bottom-1 and columns lo..hi-1 come
+// from the image, the first of them from position from, the others lie in the padding.
+func (l *conv) walk(group int, f func(row, lo, hi, top, bottom, from int)) {
 	a := l.a
 	channels := a.In.C / a.Groups
 	row := 0
 	for c := group * channels; c < (group+1)*channels; c++ {
 		for kh := range a.KernelH {
+			h0 := kh*a.DilationH - a.PadTop
+			top, bottom := inside(h0, a.StrideH, a.In.H, a.Out.H)
 			for kw := range a.KernelW {
-				// The image column of output column j is j*StrideW + w0.
 				w0 := kw*a.DilationW - a.PadLeft
-				lo := 0
-				if w0 < 0 {
-					lo = min(a.Out.W, (-w0+a.StrideW-1)/a.StrideW)
-				}
-				hi := lo
-				if w0 < a.In.W {
-					hi = max(lo, min(a.Out.W, (a.In.W-1-w0)/a.StrideW+1))
-				}
-				for oh := range a.Out.H {
-					h := oh*a.StrideH + kh*a.DilationH - a.PadTop
-					if h < 0 || h >= a.In.H || hi == lo {
-						f(row, oh, 0, 0, 0)
-						continue
-					}
-					f(row, oh, lo, hi, (c*a.In.H+h)*a.In.W+w0+lo*a.StrideW)
+				lo, hi := inside(w0, a.StrideW, a.In.W, a.Out.W)
+				if lo == hi || top == bottom {
+					f(row, 0, 0, 0, 0, 0)
+				} else {
+					f(row, lo, hi, top, bottom, (c*a.In.H+h0+top*a.StrideH)*a.In.W+w0+lo*a.StrideW)
 				}
 				row++
 			}
 		}
 	}
+}
+
+// inside is the range of outputs j < out whose input j*stride + at lies in 0..in-1.
+func inside(at, stride, in, out int) (lo, hi int) {
+	if at < 0 {
+		lo = min(out, (-at+stride-1)/stride)
+	}
+	hi = lo
+	if at < in {
+		hi = max(lo, min(out, (in-1-at)/stride+1))
+	}
+	return lo, hi
 }
