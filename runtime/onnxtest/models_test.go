@@ -54,16 +54,16 @@ func TestMNIST(t *testing.T) {
 		scale       float32
 		full, short int
 	}{
-		{"lenet/lenet300100_original.onnx", 256, 9772, 967},
-		{"lenet/lenet300100_sparse.onnx", 256, 9801, 970},
-		{"lenet/lenet300100_sparse_sparseinit_linear.onnx", 256, 9801, 970},
-		{"lenet/lenet300100_sparse_sparseinit_coo.onnx", 256, 9801, 970},
-		{"lenet/lenet5_original.onnx", 256, 9909, 988},
-		{"lenet/lenet5_sparse.onnx", 256, 9909, 985},
+		{"lenet/lenet300100_original.onnx", 256, 9772, 976},
+		{"lenet/lenet300100_sparse.onnx", 256, 9801, 982},
+		{"lenet/lenet300100_sparse_sparseinit_linear.onnx", 256, 9801, 982},
+		{"lenet/lenet300100_sparse_sparseinit_coo.onnx", 256, 9801, 982},
+		{"lenet/lenet5_original.onnx", 256, 9909, 990},
+		{"lenet/lenet5_sparse.onnx", 256, 9909, 987},
 		{"onnx/mnist.onnx", 1, 9891, 987},
 		{"onnx/opt-mnist.onnx", 1, 9891, 987},
-		{"onnx/mnist.onnx", 255, 9890, 987},
-		{"onnx/opt-mnist.onnx", 255, 9890, 987},
+		{"onnx/mnist.onnx", 255, 9890, 984},
+		{"onnx/opt-mnist.onnx", 255, 9890, 984},
 	} {
 		t.Run(c.file, func(t *testing.T) {
 			d, err := dataset.MNIST(testenv.Data(t, "mnist"))
@@ -86,7 +86,7 @@ func TestResNet(t *testing.T) {
 	for _, c := range []struct {
 		file        string
 		full, short int
-	}{{"resnet/resnet20.onnx", 1626, 161}, {"resnet/resnet56.onnx", 1673, 165}} {
+	}{{"resnet/resnet20.onnx", 1626, 161}, {"resnet/resnet56.onnx", 1673, 166}} {
 		t.Run(c.file, func(t *testing.T) {
 			d, err := dataset.CIFAR(testenv.Data(t, "resnet/cifar10_test_jpeg_0000-1999.bin.gz"))
 			require.NoError(t, err)
