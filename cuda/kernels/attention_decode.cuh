@@ -74,8 +74,9 @@ __device__ __forceinline__ void attention_decode(__half* o, float* ws, const __h
         if (g >= group) break;
         float all = -INFINITY, total = 0, value = 0;
         for (int i = 0; i < kGroups; i++) all = fmaxf(all, tops[i][g]);
+        float base = all == -INFINITY ? 0.0f : all; // a split without positions, a dead row
         for (int i = 0; i < kGroups; i++) {
-            float share = sums[i][g] > 0 ? exp2_fast(tops[i][g] - all) : 0.0f;
+            float share = exp2_fast(tops[i][g] - base); // 0 where a lane group had no position
             total = fmaf(sums[i][g], share, total);
             value = fmaf(part[i][g][d], share, value);
         }
@@ -111,14 +112,15 @@ KERNEL attention_combine_f16(__half* o, const float* ws, int splits, int headdim
     const size_t pitch = headdim + 2, step = size_t(gridDim.x) * gridDim.y * pitch;
     const float* at = ws + (size_t(row) * gridDim.y + head) * pitch;
     float all = -INFINITY, total = 0;
+    // A dead row has -inf everywhere: its weights are NaN, and total > 0 is false.
+#pragma unroll 1
     for (int z = 0; z < splits; z++) all = fmaxf(all, at[z * step + headdim]);
-    for (int z = 0; z < splits; z++)
-        if (at[z * step + headdim + 1] > 0)
-            total = fmaf(at[z * step + headdim + 1], exp2_fast(at[z * step + headdim] - all), total);
+#pragma unroll 1
+    for (int z = 0; z < splits; z++) total = fmaf(at[z * step + headdim + 1], exp2_fast(at[z * step + headdim] - all), total);
     for (int d = threadIdx.x; d < headdim; d += blockDim.x) {
         float value = 0;
-        for (int z = 0; z < splits; z++)
-            if (at[z * step + headdim + 1] > 0) value = fmaf(at[z * step + d], exp2_fast(at[z * step + headdim] - all), value);
+#pragma unroll 1
+        for (int z = 0; z < splits; z++) value = fmaf(at[z * step + d], exp2_fast(at[z * step + headdim] - all), value);
         o[size_t(row) * ldo + head * headdim + d] = __float2half_rn(total > 0 ? value / total : 0.0f);
     }
 }

@@ -91,7 +91,7 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
     const int xrows = rows - row0 - xrow; // rows of x from this thread's first on
     const uint32_t xdst = base + xrow * 128 + (chunk ^ (xrow & 7)) * 16;
     const uint32_t wdst = base + Shape::kXBytes + tid * 16;
-    int xleft = (in - first * kCols) * int(sizeof(X)) - chunk * 16; // bytes of the row from this chunk on
+    int xleft = (in - first * kCols) / int(16 / sizeof(X)) - chunk; // chunks of the row from this one on
     // Beyond the last k-tile nothing is read; there is no branch, so that the copies can
     // be scheduled among the products.
     auto copy = [&](uint32_t stage, bool live) {
@@ -99,14 +99,15 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 #pragma unroll
         for (int q = 0; q < (Shape::kWBytes / 16 + kTileThreads - 1) / kTileThreads; q++) {
             const int at = q * kTileThreads * 16;
-            copy_async_if(stage + wdst + at, wsrc + at, at < wlive);
+            const bool always = at + kTileThreads * 16 <= P::kTileBytes; // within the first tile of the band
+            copy_async_if(stage + wdst + at, wsrc + at, always ? live : at < wlive);
         }
 #pragma unroll
         for (int q = 0; q < kXChunks; q++)
             copy_async(stage + xdst + q * 16 * 128, xsrc + q * xstep, xlive > 16 * q);
         wsrc += wstep;
         xsrc += 128;
-        xleft -= 128;
+        xleft -= 8;
     };
 
     // Where this lane reads fragments from.

@@ -11,8 +11,8 @@
 constexpr int kPackThreads = 128;
 
 // tile_start: byte offset of tile (mt, kt); KT k-tiles, MT row blocks.
-__device__ __forceinline__ size_t tile_start(int mt, int kt, int KT, int MT, int tile_bytes) {
-    int band = mt / 2, n = min(2, MT - 2 * band);
+__device__ __forceinline__ size_t tile_start(unsigned mt, unsigned kt, unsigned KT, unsigned MT, unsigned tile_bytes) {
+    unsigned band = mt / 2, n = min(2u, MT - 2 * band);
     return (size_t(band) * 2 * KT + size_t(kt) * n + mt % 2) * tile_bytes;
 }
 

@@ -25,12 +25,16 @@ func attentionChecks() []check {
 	for _, t := range []sparse.DType{f32, f16} {
 		name := "attention_" + t.String()
 		for _, g := range []geometry{
-			{8, 4, 8, 16, 0, []int{1, 5}}, {3, 1, 64, 7, 0, []int{40}}, {2, 2, 33, 4, 9, []int{30, 3}},
+			{8, 4, 8, 16, 0, []int{1, 5}}, {1, 1, 8, 4, 1, []int{6}}, {3, 1, 64, 7, 0, []int{40}}, {2, 2, 33, 4, 9, []int{30, 3}},
 			{4, 1, 128, 16, 0, []int{17}}, {1, 1, 256, 3, 0, []int{10}},
 		} {
 			cs = append(cs, check{name + "/" + g.String(), []string{name}, func(r *rig) error { return checkNaive(r, t, g) }})
 		}
 		cs = append(cs, check{"kv_write_" + t.String(), []string{"kv_write_" + t.String()}, func(r *rig) error { return checkKVWrite(r, t) }})
+	}
+	for _, splits := range []int{1, 2, 5} {
+		cs = append(cs, check{fmt.Sprintf("attention_combine_f16/%d", splits), []string{"attention_combine_f16"},
+			func(r *rig) error { return checkCombine(r, 3, 2, 140, splits) }})
 	}
 	for _, hd := range []int{64, 128} {
 		for _, q := range []int{1, 4, 8} {
@@ -46,7 +50,7 @@ func attentionChecks() []check {
 		}
 		name := fmt.Sprintf("attention_prefill_f16_hd%d", hd)
 		for _, g := range []geometry{
-			{2, 1, hd, 16, 0, []int{1}}, {3, 3, hd, 16, 0, []int{64, 30}}, {2, 2, hd, 7, 0, []int{150}}, {2, 1, hd, 16, 40, []int{130, 65}},
+			{2, 1, hd, 16, 0, []int{1}}, {3, 3, hd, 16, 0, []int{64, 30}}, {2, 2, hd, 7, 0, []int{150}}, {2, 1, hd, 16, 40, []int{130, 65}}, {1, 1, hd, 16, 1, []int{70}},
 		} {
 			cs = append(cs, check{name + "/" + g.String(), []string{name}, func(r *rig) error { return checkPrefill(r, name, g) }})
 		}
@@ -210,6 +214,51 @@ func checkDecode(r *rig, name string, g geometry, splits int) error {
 		}
 	}
 	return p.compare(r, o, 0)
+}
+
+// checkCombine joins sums of splits, of which some are empty: split z of row i is when z % 3 == i.
+func checkCombine(r *rig, rows, heads, headdim, splits int) error {
+	pitch := headdim + 2
+	ws := make([]float32, splits*rows*heads*pitch)
+	want := make([]float64, rows*heads*headdim)
+	size := make([]float64, rows*heads*headdim)
+	for i := range rows {
+		for h := range heads {
+			var total float64
+			sums := make([]float64, headdim)
+			abs := make([]float64, headdim)
+			for z := range splits {
+				at := ws[((z*rows+i)*heads+h)*pitch:]
+				at[headdim] = float32(math.Inf(-1))
+				if z%3 == i {
+					continue
+				}
+				at[headdim], at[headdim+1] = float32(3*r.rng.NormFloat64()), float32(1+9*r.rng.Float64())
+				total += math.Exp2(float64(at[headdim])) * float64(at[headdim+1])
+				for d := range headdim {
+					at[d] = float32(5 * r.rng.NormFloat64())
+					sums[d] += math.Exp2(float64(at[headdim])) * float64(at[d])
+					abs[d] += math.Exp2(float64(at[headdim])) * math.Abs(float64(at[d]))
+				}
+			}
+			for d := range headdim {
+				if total > 0 {
+					want[(i*heads+h)*headdim+d], size[(i*heads+h)*headdim+d] = sums[d]/total, abs[d]/total
+				}
+			}
+		}
+	}
+	width := heads * headdim
+	o := space(r, f16, rows, width, width+1)
+	if err := r.run("attention_combine_f16", dim(rows, heads), dim(128), 0, o, up(r, ws), splits, headdim, width+1); err != nil {
+		return err
+	}
+	got, err := download(r, o, f16, rows, width, width+1)
+	if err != nil {
+		return err
+	}
+	return near(got, func(i, j int) float64 { return want[i*width+j] },
+		func(i, j int) float64 { return 4*special*size[i*width+j] + store(f16, want[i*width+j]) })
 }
 
 // checkPrefill asks with every token of every sequence, in tiles of at most 64 rows, and

@@ -200,7 +200,7 @@ func checkBiasAct(r *rig, t sparse.DType, rows, width, act int) error {
 }
 
 func checkEmbedding(r *rig, wt, t sparse.DType) error {
-	vocab, width := 11, 37
+	vocab, width := 11, 70 // more than a block has threads
 	tokens := []int32{3, 0, 10, 3, -1, 11}
 	y := space(r, t, len(tokens), width, width+1)
 	table := make([]float64, vocab*width)

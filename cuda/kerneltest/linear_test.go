@@ -44,17 +44,18 @@ func linearChecks() []check {
 		if w == sparse.Int4 { // long enough for the unrolled loop
 			cs = append(cs, gemvCheck(w, t, 1, shape{1, 3, 4360, .5, false}), gemvNM24Check(w, t, 1, shape{1, 3, 4360, .5, false}))
 		}
+		for act := range 6 {
+			s := shape{1, 3, 9 + act, 1, true}
+			cs = append(cs, gemvCheck(w, t, 1, s), gemvNM24Check(w, t, 1, s), gemvCheck(w, t, 4, s), gemvNM24Check(w, t, 8, s),
+				linearCheck(w, t, s, false), linearCheck(w, t, s, true))
+		}
 		for _, b := range []int{4, 8} {
 			for _, s := range []shape{{b, 9, 300, 1, true}, {b - 1, 3, 1100, .5, false}, {2, 2, 7, 1, true}} {
 				cs = append(cs, gemvCheck(w, t, b, s), gemvNM24Check(w, t, b, s))
 			}
 		}
 		for _, s := range []shape{{3, 5, 37, 1, true}, {1, 130, 4, 1, false}} {
-			cs = append(cs,
-				check{fmt.Sprintf("linear/%v/%v/%v", w, t, s), []string{fmt.Sprintf("linear_%v_%v", w, t)},
-					func(r *rig) error { return checkRows(r, fmt.Sprintf("linear_%v_%v", w, t), w, t, s, false, 0) }},
-				check{fmt.Sprintf("linear_nm24/%v/%v/%v", w, t, s), []string{fmt.Sprintf("linear_nm24_%v_%v", w, t)},
-					func(r *rig) error { return checkRows(r, fmt.Sprintf("linear_nm24_%v_%v", w, t), w, t, s, true, 0) }})
+			cs = append(cs, linearCheck(w, t, s, false), linearCheck(w, t, s, true))
 		}
 	}
 	for _, wt := range [][2]sparse.DType{{f32, f32}, {f16, f32}, {f16, f16}, {sparse.Int8, f32}, {sparse.Int8, f16}} {
@@ -62,12 +63,23 @@ func linearChecks() []check {
 			for _, s := range []shape{{1, 1, 1, 1, false}, {1, 9, 333, .4, true}, {1, 6, 200, 0, true}, {1, 5, 300, 1, false}} {
 				cs = append(cs, csrCheck(wt[0], wt[1], bits, 1, s))
 			}
+			for act := range 6 {
+				cs = append(cs, csrCheck(wt[0], wt[1], bits, 1+7*(act%2), shape{1, 3, 9 + act, .7, true}))
+			}
 			for _, s := range []shape{{8, 5, 90, .3, true}, {5, 6, 200, .5, false}} {
 				cs = append(cs, csrCheck(wt[0], wt[1], bits, 8, s))
 			}
 		}
 	}
 	return cs
+}
+
+func linearCheck(w, t sparse.DType, s shape, nm24 bool) check {
+	name := fmt.Sprintf("linear_%v_%v", w, t)
+	if nm24 {
+		name = fmt.Sprintf("linear_nm24_%v_%v", w, t)
+	}
+	return check{name + "/" + s.String(), []string{name}, func(r *rig) error { return checkRows(r, name, w, t, s, nm24, 0) }}
 }
 
 func gemvCheck(w, t sparse.DType, b int, s shape) check {

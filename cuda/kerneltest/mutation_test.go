@@ -112,6 +112,11 @@ func excuse(rep *ptxsim.MutationReport, src string) {
 		f := strings.FieldsFunc(m.Detail[strings.Index(m.Detail, "->"):], func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		return m.Kind == "shuffle" && strings.Contains(m.Detail, "shfl.sync.bfly") && len(f) > 5 && f[4] == f[5]
 	})
+	rep.Excuse("indices are equal only where both lanes hold the same element", func(m ptxsim.Mutant) bool {
+		return m.Kind == "bounds" && (strings.HasPrefix(m.Kernel, "argmax") || strings.HasPrefix(m.Kernel, "topk")) &&
+			strings.HasPrefix(m.Detail, "setp.lt.s32") && strings.Contains(m.Detail, "-> setp.le.s32") &&
+			strings.Contains(lines[m.Line-2]+lines[m.Line-3], "setp.eq.f32")
+	})
 	rep.Excuse("every lane holds what the guarded store writes: any of them may", func(m ptxsim.Mutant) bool {
 		return (m.Kind == "guard" || m.Kind == "bounds") && guardsStore(lines[m.Line-1:])
 	})

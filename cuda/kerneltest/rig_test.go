@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -25,7 +26,9 @@ type check struct {
 type rig struct {
 	d    *ptxsim.Device
 	mods []*ptxsim.Module // a kernel is taken from the first that has it
-	rng  *rand.Rand
+	// degree is the worst bank conflict of each kernel so far.
+	degree map[string]int
+	rng    *rand.Rand
 }
 
 // families are the PTX files that the simulator executes (kernels_90a is wgmma).
@@ -69,7 +72,7 @@ func newRig(t testing.TB) *rig {
 // rigOf makes a device of its own; the seed orders its warps.
 func rigOf(seed int64, texts ...string) (*rig, error) {
 	cfg := ptxsim.Config{Seed: seed, Stats: true, MaxInstructions: 5e6} // a mutant may loop for ever
-	r := &rig{d: ptxsim.NewDevice(cfg), rng: rand.New(rand.NewPCG(uint64(seed), 7))}
+	r := &rig{d: ptxsim.NewDevice(cfg), rng: rand.New(rand.NewPCG(uint64(seed), 7)), degree: map[string]int{}}
 	for _, text := range texts {
 		m, err := r.d.Load(text)
 		if err != nil {
@@ -110,6 +113,7 @@ func (r *rig) run(name string, grid, block ptxsim.Dim3, shared int, args ...any)
 		r.d.Reset()
 		return err
 	}
+	r.degree[name] = max(r.degree[name], r.d.LastStats().MaxDegree())
 	return nil
 }
 
@@ -321,6 +325,36 @@ func runChecks(t *testing.T, checks []check) {
 		})
 	}
 	r.d.Reset()
+}
+
+// TestMain leaves the bank-conflict degrees for the static gates (cuda/gates).
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if r := loaded.r; r != nil && code == 0 {
+		if err := writeDegrees(filepath.Join("..", "build", "conflicts.json"), r.degree); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// writeDegrees adds what this run saw to what the file says.
+func writeDegrees(name string, seen map[string]int) error {
+	all := map[string]int{}
+	if b, err := os.ReadFile(name); err == nil {
+		if err := json.Unmarshal(b, &all); err != nil {
+			return err
+		}
+	}
+	for k, d := range seen {
+		all[k] = d
+	}
+	b, err := json.MarshalIndent(all, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(b, '\n'), 0o644)
 }
 
 func TestElementwise(t *testing.T) { runChecks(t, elementwiseChecks()) }

@@ -48,7 +48,10 @@ func tensorChecks() []check {
 			} {
 				cs = append(cs, bitmaskCheck(t, bn, 1, s))
 			}
-			cs = append(cs, bitmaskCheck(t, bn, 2, shape{5, 40, 200, .5, true}))
+			for act := range 6 {
+				cs = append(cs, bitmaskCheck(t, bn, 1, shape{1, 7 + act, 16, 1, true}))
+			}
+			cs = append(cs, bitmaskCheck(t, bn, 2, shape{5, 40, 200, .5, true}), bitmaskCheck(t, bn, 3, shape{4, 66, 128, .5, false}))
 		}
 	}
 	for _, t := range []sparse.DType{f32, f16, bf16} {
@@ -90,7 +93,11 @@ func tileChecks(wt sparse.DType) []check {
 			} {
 				cs = append(cs, tileCheck(f, bn, 1, s))
 			}
-			cs = append(cs, tileCheck(f, bn, 3, shape{5, 70, 4*k + 16, 1, true}))
+			for act := range 6 {
+				cs = append(cs, tileCheck(f, bn, 1, shape{1, 7 + act, 16, 1, true}))
+			}
+			// The third split has nothing to do.
+			cs = append(cs, tileCheck(f, bn, 3, shape{5, 70, 4*k + 16, 1, true}), tileCheck(f, bn, 3, shape{4, 66, 2 * k, 1, false}))
 		}
 	}
 	return cs
@@ -218,6 +225,16 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 		} else {
 			x = r.values(xt, s.rows, s.in, (s.in+7)/8*8+8, 1)
 			px = x.upload(r)
+			if s.extra { // scales are for every type
+				t32, o32 := r.gains(s.rows), r.gains(s.out)
+				for i := range tok {
+					tok[i] = float64(t32[i])
+				}
+				for i := range exact {
+					exact[i] *= float64(o32[i/s.in])
+				}
+				ptok, pscale = up(r, t32), up(r, o32)
+			}
 		}
 		e := r.makeTail(yt, s.rows, s.out, s.extra, s.act())
 		ldy := s.out + 3
@@ -311,13 +328,21 @@ func bitmaskCheck(t sparse.DType, bn, splits int, s shape) check {
 		}
 		x := r.values(t, s.rows, s.in, s.in+8, 1)
 		e := r.makeTail(t, s.rows, s.out, s.extra, s.act())
+		pscale := null
+		if s.extra {
+			o32 := r.gains(s.out)
+			for i := range w.v {
+				w.v[i] *= float64(o32[i/s.in])
+			}
+			pscale = up(r, o32)
+		}
 		y, ws := space(r, t, s.rows, s.out, s.out+1), null
 		if splits > 1 {
 			ws = room[float32](r, splits*s.rows*s.out)
 		}
 		shared := max(16384+2*(bn*128+2*b.Max), bn*132*4)
 		if err := r.run(name, dim((s.out+127)/128, (s.rows+bn-1)/bn, splits), dim(128), shared,
-			y, x.upload(r), up(r, b.Data), up(r, b.Offset), b.Max, ws, null, e.pb, e.pr,
+			y, x.upload(r), up(r, b.Data), up(r, b.Offset), b.Max, ws, pscale, e.pb, e.pr,
 			s.rows, s.out, s.in, s.out+1, s.in+8, e.ldr, e.act); err != nil {
 			return err
 		}
@@ -326,7 +351,7 @@ func bitmaskCheck(t sparse.DType, bn, splits int, s shape) check {
 		}
 		if splits > 1 {
 			if err := r.run("splitk_finish_"+t.String(), dim((s.out+255)/256, s.rows), dim(256), 0,
-				y, ws, null, null, e.pb, e.pr, splits, s.rows, s.out, s.out+1, e.ldr, e.act); err != nil {
+				y, ws, null, pscale, e.pb, e.pr, splits, s.rows, s.out, s.out+1, e.ldr, e.act); err != nil {
 				return err
 			}
 		}
@@ -392,6 +417,9 @@ func (r *rig) raw(v sparse.Values) ptxPtr {
 
 func checkQuantiseE4M3(r *rig, t sparse.DType, rows, width int) error {
 	x := r.values(t, rows, width, width+1, 3)
+	for j := range width { // the last row is zero
+		x.v[(rows-1)*width+j] = 0
+	}
 	ldq := (width + 15) / 16 * 16
 	q, scale := room[uint8](r, rows*ldq), room[float32](r, rows)
 	if err := r.run("quantise_e4m3_"+t.String(), dim(rows), dim(256), 0, q, scale, x.upload(r), width, ldq, width+1); err != nil {
@@ -408,7 +436,7 @@ func checkQuantiseE4M3(r *rig, t sparse.DType, rows, width int) error {
 		}
 		for j := range ldq {
 			var want float64
-			if j < width {
+			if j < width && top > 0 {
 				want = x.at(i, j) / top * 448
 			}
 			got := float64(sparse.FP8ToF32(gq[i*ldq+j]))
