@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
 )
 
@@ -61,6 +62,15 @@ func arithmetic(op string, c *Call, a, b *T, shape []int) (*T, error) {
 	}
 	switch x := a.Data.(type) {
 	case []float32:
+		y := b.Data.([]float32)
+		if len(x) == len(y) && len(x) == out.Len() && (op == "Add" || op == "Mul") {
+			if op == "Add" {
+				linalg.Add(out.Data.([]float32), x, y)
+			} else {
+				linalg.Mul(out.Data.([]float32), x, y)
+			}
+			break
+		}
 		zip(out.Data.([]float32), x, b.Data.([]float32), a.Shape, b.Shape, shape, floatOp[float32](op))
 	case []float64:
 		zip(out.Data.([]float64), x, b.Data.([]float64), a.Shape, b.Shape, shape, floatOp[float64](op))

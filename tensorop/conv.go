@@ -332,6 +332,9 @@ func pool(kind string) Func {
 		if err := w.size(c.str("auto_pad", ""), c.int("ceil_mode", 0) != 0); err != nil {
 			return nil, err
 		}
+		if y, err := pool2D(c, kind, x, w); y != nil || err != nil {
+			return one(y, err)
+		}
 		get, err := reader(x)
 		if err != nil {
 			return nil, err
@@ -454,6 +457,11 @@ func globalPool(kind string) Func {
 		if len(x.Shape) < 3 {
 			return nil, fmt.Errorf("pool of %v: %w", x.Shape, ErrShape)
 		}
+		if kind == "ReduceMean" {
+			if y, err := meanPlanes(x); y != nil || err != nil {
+				return one(y, err)
+			}
+		}
 		get, err := reader(x)
 		if err != nil {
 			return nil, err
@@ -470,4 +478,53 @@ func globalPool(kind string) Func {
 		fold(kind, out.Data.([]float64), base, inside, get)
 		return one(Cast(out, x.Elem, true))
 	})
+}
+
+// ColumnRows is Columns for the positions whose first output coordinate is r0 to
+// r1-1: dst [channels*K, positions of those].
+func (w *Window) ColumnRows(dst, src []float32, channels, r0, r1 int) {
+	k, n := product(w.Kernel), product(w.In)
+	per := product(w.Out[1:])
+	ld := (r1 - r0) * per
+	if len(w.In) != 2 {
+		sub := *w
+		sub.Out = append([]int{r1 - r0}, w.Out[1:]...)
+		sub.Before = append([]int{w.Before[0] - r0*w.Stride[0]}, w.Before[1:]...)
+		sub.Columns(dst, src, channels)
+		return
+	}
+	width, sw := w.In[1], w.Stride[1]
+	for ch := range channels {
+		plane := src[ch*n : (ch+1)*n]
+		for kh := range w.Kernel[0] {
+			for kw := range w.Kernel[1] {
+				row := dst[(ch*k+kh*w.Kernel[1]+kw)*ld:][:ld]
+				// Outputs lo..hi-1 of a row see columns of the input, the others padding.
+				shift := kw*w.Dilation[1] - w.Before[1]
+				lo := min(w.Out[1], max(0, (-shift+sw-1)/sw))
+				hi := min(w.Out[1], max(lo, (width-shift+sw-1)/sw))
+				for oh := r0; oh < r1; oh++ {
+					o := row[(oh-r0)*per:][:per]
+					h := oh*w.Stride[0] - w.Before[0] + kh*w.Dilation[0]
+					if h < 0 || h >= w.In[0] {
+						clear(o)
+						continue
+					}
+					clear(o[:lo])
+					clear(o[hi:])
+					if lo == hi {
+						continue
+					}
+					from := plane[h*width:][:width]
+					if sw == 1 {
+						copy(o[lo:hi], from[lo+shift:])
+						continue
+					}
+					for i, at := lo, lo*sw+shift; i < hi; i, at = i+1, at+sw {
+						o[i] = from[at]
+					}
+				}
+			}
+		}
+	}
 }

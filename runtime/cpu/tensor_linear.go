@@ -16,6 +16,7 @@ type product struct {
 	rows, cols int // of the weight
 	bias       []float32
 	kernel     runtime.Kernel
+	size       int64 // bytes of the packed weight
 	nnz        int64 // weights that are multiplied, for one row of activations
 
 	lin   linearStep // cuts for threads
@@ -81,7 +82,7 @@ func (m *product) counted(op model.Op, n int64) (runtime.OpKey, runtime.OpCounte
 	dense := int64(m.rows) * int64(m.cols)
 	bits := int64(m.kernel.Weight.Bits())
 	return runtime.OpKey{Op: op, Layout: m.kernel.Layout}, runtime.OpCounter{
-		Bytes: m.w.bytes().Total(), DenseBytes: dense * bits / 8, FLOPs: 2 * m.nnz * n, DenseFLOPs: 2 * dense * n}
+		Bytes: m.size, DenseBytes: dense * bits / 8, FLOPs: 2 * m.nnz * n, DenseFLOPs: 2 * dense * n}
 }
 
 // linearTensorStep: out[..., r] = in[..., :] * weight[r, :] + bias[r].

@@ -73,6 +73,9 @@ func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scrat
 	if st.Choice == nil { // grouped: no matrix product
 		return p.grouped(st)
 	}
+	if n.Op == model.OpConv && st.Kernel.Layout == sparse.LayoutDense && st.Kernel.Weight == sparse.F32 {
+		return p.denseConv(i, st)
+	}
 	key := tensorPackKey{n.Weight, st.Kernel}
 	w := shared[key]
 	if w == nil || st.Weight != n.Weight.Data {
@@ -88,7 +91,7 @@ func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scrat
 	}
 	p.bytes[i] = w.bytes()
 	rows, cols := st.Weight.Dims()
-	m := product{w: w, rows: rows, cols: cols, bias: st.Bias}
+	m := product{w: w, rows: rows, cols: cols, bias: st.Bias, size: w.bytes().Total()}
 	nnz := int64(rows) * int64(cols)
 	if st.Kernel.Layout != sparse.LayoutDense {
 		nnz -= int64(st.Choice.Sparsity * float64(nnz))
@@ -217,6 +220,21 @@ func (p *tensorProgram) release() {
 		w.free()
 	}
 	p.packs, p.steps = nil, nil
+}
+
+// denseConv keeps a dense float32 weight as it is: linalg lays it out while it
+// multiplies, and the result needs no turning around.
+func (p *tensorProgram) denseConv(i int, st *runtime.TensorStep) (tensorStep, error) {
+	w, err := sparse.Read(st.Weight)
+	if err != nil {
+		return nil, err
+	}
+	rows, cols := st.Weight.Dims()
+	b := sparse.Bytes{Values: 4 * int64(len(w))}
+	p.weights = p.weights.Add(b)
+	p.bytes[i] = b
+	m := product{rows: rows, cols: cols, bias: st.Bias, kernel: st.Kernel, nnz: int64(len(w)), size: b.Total()}
+	return &denseConvStep{st: st, m: m, w: w}, nil
 }
 
 // opStep runs a node in tensorop.
