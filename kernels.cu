@@ -38,4 +38,5 @@
 #include "cuda/kernels/quantise.cuh"
 #include "cuda/kernels/spmm_nm24.cuh"
 #elif SPARSERUN_PTX == 90
+#include "cuda/kernels/wgmma_nm24.cuh"
 #endif

@@ -61,6 +61,8 @@ func blockThreads(kernel string) int {
 		}
 	}
 	switch {
+	case strings.HasPrefix(kernel, "wgmma"):
+		return 256
 	case strings.HasPrefix(kernel, "rope"):
 		return 32
 	case strings.HasPrefix(kernel, "rmsnorm_heads"):
@@ -80,6 +82,8 @@ func dynamicShared(kernel string) int {
 	switch kernel {
 	case "cutlass_sparse_gemm_128x128x64":
 		return 76800
+	case "wgmma_nm24_f16":
+		return 1024 + 4*25600
 	case "attention_prefill_f16_hd64":
 		return 40960
 	case "attention_prefill_f16_hd128":

@@ -89,6 +89,11 @@ func (r *report) markdown() string {
 			p("| %s | %d | %.0f %% | %d | %d | %.3f | %.3f |", k.Name, k.Regs, 100*k.Occupancy, k.Loop.Instr, k.Loop.Stream, k.IssuePerByte, h.IssuePerByte)
 		}
 	}
+	if k := r.find("wgmma_nm24_f16", "90a"); k.Name != "" {
+		p("\n## Experimental: wgmma.sp, sm_90a\n")
+		p("Compiled and gated here, executed by nothing yet: the simulator has no wgmma, and no GPU ran it. One HGMMA.SP does 64 x 128 x 32.\n")
+		p("%s: %d registers, %d bytes shared, %d instructions in the hot loop, %s.", k.Name, k.Regs, k.Shared, k.Loop.Instr, products(k.Loop))
+	}
 	r.matrix(p)
 	p("\n## Bytes of packed weights against the ideal\n")
 	p("Ideal: values, 2 bits per kept value, f16 scales of 64 columns for int4. Moved: every tile of the packed matrix, padding included.\n")
