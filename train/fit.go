@@ -64,7 +64,7 @@ type Report struct {
 	Metric         string       `json:"metric"`     // "accuracy" or "perplexity"
 	Value          float64      `json:"value"`      // on Eval; without it on the last epoch's training batches
 	BestStep       int          `json:"best_step"`  // of the evaluation with the lowest loss: the early-stop iteration
-	Masked         int          `json:"masked"`     // weights that masks hold at zero
+	Masked         int          `json:"masked"`     // weights that masks hold at zero at the end
 	Parameters     int          `json:"parameters"` // all trained weights
 	Seconds        float64      `json:"seconds"`
 	TrainSeconds   float64      `json:"train_seconds"` // without evaluations
@@ -130,10 +130,6 @@ func Fit(ctx context.Context, n *Net, data Data, o Options, progress func(Progre
 	}
 	r := &run{n: n, o: o, data: data, total: total, perEpoch: perEpoch, st: o.Optimiser.start(n.Params), begin: time.Now(), progress: progress}
 	r.rep.Metric, r.best = data.Metric(), math.Inf(1)
-	for _, p := range n.Params {
-		r.rep.Masked += len(p.drop)
-		r.rep.Parameters += len(p.W)
-	}
 	err := r.loop(ctx)
 	return r.finish(), err
 }
@@ -277,6 +273,10 @@ func (v LossValue) metric(name string) float64 {
 
 func (r *run) finish() Report {
 	rep := &r.rep
+	for _, p := range r.n.Params {
+		rep.Masked += len(p.drop)
+		rep.Parameters += len(p.W)
+	}
 	rep.Steps, rep.Epochs = r.done, float64(r.done)/float64(r.perEpoch)
 	recent := rep.TrainLossCurve[max(0, len(rep.TrainLossCurve)-r.perEpoch):]
 	for _, l := range recent {

@@ -81,6 +81,8 @@ func TestMaskHolds(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, 36, rep.Steps)
 				require.Equal(t, 36-from, steps)
+				require.Equal(t, len(p.drop), rep.Masked)
+				require.Equal(t, 20*33+33+33*4+4, rep.Parameters)
 				require.NoError(t, n.Store())
 				stored, err := sparse.Read(n.graph.Weights[0].Data)
 				require.NoError(t, err)
