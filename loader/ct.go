@@ -260,8 +260,8 @@ func (m *modules) naive(mod string, t *safeTensor) (*model.Weight, error) {
 		}
 		return nil, t.fail(ErrSparse, "type of quantised weight", "int8 or fp8", t.t)
 	}
-	if len(t.shape) != 2 {
-		return nil, t.fail(ErrSparse, "shape", "two dimensions", fmt.Sprint(t.shape))
+	if len(t.shape) != 2 || t.size == 0 {
+		return nil, t.fail(ErrSparse, "shape", "two dimensions, none of them 0", fmt.Sprint(t.shape))
 	}
 	d := t.matrix(m.o)
 	q, err := m.scales(mod, d.r, d.c, nil)

@@ -17,7 +17,7 @@ type bitmasked struct {
 	mask   *safeTensor // [r, ceil(c/8)], bit j of byte k is column 8k+j
 	values *safeTensor // the weights whose bit is set, row-major
 	f      *format     // of the values; nil: int4 codes, two a byte
-	ptr    []int64     // [r+1] where a row's values start
+	ptr    []int64     // [r+1] where a row's values start; nil for 2:4: c/2 a row
 	is24   bool
 	quant  *sparse.Quant
 	o      *options
@@ -50,6 +50,14 @@ func (m *bitmasked) Bytes() sparse.Bytes {
 
 func (m *bitmasked) stride() int { return (m.c + 7) / 8 }
 
+// start is where the values of row r begin.
+func (m *bitmasked) start(r int) int64 {
+	if m.is24 {
+		return int64(r) * int64(m.c/2)
+	}
+	return m.ptr[r]
+}
+
 // numbers unpacks the values k0..k1.
 func (m *bitmasked) numbers(dst []float32, k0, k1 int64) error {
 	if k0 == k1 {
@@ -66,7 +74,7 @@ func (m *bitmasked) numbers(dst []float32, k0, k1 int64) error {
 	at := m.values.off + k0*int64(m.f.bytes)
 	return m.values.src.view(at, int(k1-k0)*m.f.bytes, func(raw []byte) error {
 		if !m.f.unpack(dst[:k1-k0], raw) && !m.o.nonFinite {
-			return inFile(fault(ErrNonFinite, m.values.name, at, "weights", "finite numbers (or --allow-non-finite)", firstNonFinite(dst[:k1-k0])), m.values.src.name)
+			return inFile(fault(ErrNonFinite, m.values.name, at, "weights", "finite numbers (AllowNonFinite takes others)", firstNonFinite(dst[:k1-k0])), m.values.src.name)
 		}
 		return nil
 	})
@@ -83,7 +91,7 @@ func (m *bitmasked) ReadRows(dst []float32, r0 int) error {
 	var vals []float32
 	for i := 0; i < n; i += step {
 		k := min(step, n-i)
-		first, last := m.ptr[r0+i], m.ptr[r0+i+k]
+		first, last := m.start(r0+i), m.start(r0+i+k)
 		if int(last-first) > cap(vals) {
 			vals = make([]float32, step*m.c)
 		}
@@ -94,7 +102,7 @@ func (m *bitmasked) ReadRows(dst []float32, r0 int) error {
 		err := m.mask.src.view(m.mask.off+int64(r0+i)*int64(bs), k*bs, func(raw []byte) error {
 			for j := range k {
 				row := dst[(i+j)*m.c : (i+j+1)*m.c]
-				v := vals[m.ptr[r0+i+j]-first : m.ptr[r0+i+j+1]-first]
+				v := vals[m.start(r0+i+j)-first : m.start(r0+i+j+1)-first]
 				if !spread(row, raw[j*bs:(j+1)*bs], v) {
 					return inFile(fault(ErrChanged, m.mask.name, -1, fmt.Sprint("mask of row ", r0+i+j), "as it was when the file was opened", nil), m.mask.src.name)
 				}
@@ -185,7 +193,7 @@ var pairOf = [16]byte{0b0011: 0x4, 0b0101: 0x8, 0b0110: 0x9, 0b1001: 0xC, 0b1010
 // load reads all values in their own type.
 func (m *bitmasked) load() (sparse.Values, error) {
 	v := sparse.Values{Type: m.DType()}
-	n := m.ptr[m.r]
+	n := m.start(m.r)
 	switch v.Type {
 	case sparse.F32:
 		v.F32 = make([]float32, n)
@@ -271,8 +279,8 @@ func (m *modules) bitmask(mod string, mask *safeTensor) (*model.Weight, error) {
 		n := int64(b.r) * int64(b.c)
 		m.count.weights += n
 		m.count.sparse += n
-		m.count.certain += n - b.ptr[b.r]
-		m.count.maybeZero += b.ptr[b.r]
+		m.count.certain += n - b.start(b.r)
+		m.count.maybeZero += b.start(b.r)
 	}
 	return &model.Weight{Name: name, Shape: dims, Data: b}, nil
 }

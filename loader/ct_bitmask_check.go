@@ -49,6 +49,9 @@ func (b *bitmasked) dims(shape, offsets *safeTensor) ([]int, error) {
 	default:
 		return nil, shape.fail(ErrSparse, "shape", fmt.Sprint(len(ms), " numbers, as the mask has dimensions"), fmt.Sprint(dims))
 	}
+	if b.r < 1 || b.c < 1 {
+		return nil, b.mask.fail(ErrSparse, "shape of a sparse weight", "at least [1 1]", fmt.Sprint([]int{b.r, b.c}))
+	}
 	if ms[0] != b.r || ms[1] != b.stride() {
 		return nil, b.mask.fail(ErrSparse, "shape of the mask", fmt.Sprintf("[%d %d] for [%d %d]", b.r, b.stride(), b.r, b.c), fmt.Sprint(b.mask.shape))
 	}
@@ -72,7 +75,7 @@ func (b *bitmasked) scan(offsets *safeTensor) error {
 			return offsets.fail(ErrSparse, "number of row offsets", b.r, len(rows))
 		}
 	}
-	b.ptr = make([]int64, 1, b.r+1)
+	nnz := int64(0)
 	bs := b.stride()
 	err := b.eachMaskRow(func(r int, row []byte) error {
 		n := 0
@@ -85,16 +88,19 @@ func (b *bitmasked) scan(offsets *safeTensor) error {
 		if b.c%8 != 0 && bs > 0 && row[bs-1]>>(b.c%8) != 0 {
 			return b.mask.fail(ErrSparse, fmt.Sprint("row ", r, ": bit beyond column"), b.c-1, nil)
 		}
-		if rows != nil && rows[r] != b.ptr[r] {
-			return offsets.fail(ErrSparse, fmt.Sprint("offset of row ", r), fmt.Sprint(b.ptr[r], " by the mask"), rows[r])
+		if rows != nil && rows[r] != nnz {
+			return offsets.fail(ErrSparse, fmt.Sprint("offset of row ", r), fmt.Sprint(nnz, " by the mask"), rows[r])
 		}
-		b.ptr = append(b.ptr, b.ptr[r]+int64(n))
+		nnz += int64(n)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	nnz, have := b.ptr[b.r], int64(1)
+	if !b.is24 {
+		b.ptr = append(rows, nnz)
+	}
+	have := int64(1)
 	for _, d := range b.values.shape {
 		have *= int64(d)
 	}

@@ -9,16 +9,12 @@ import (
 
 // ctConfig is what config.json says of compression.
 type ctConfig struct {
-	groups    []ctGroup
+	byName    map[string]*ctScheme
+	patterns  []ctPattern
+	byClass   map[string]*ctScheme
 	structure string  // sparsity_structure
 	declared  float64 // global_sparsity; negative: none
 	newPack   bool    // written by 0.17 or later: codes straddle words
-}
-
-// ctGroup is one of config_groups.
-type ctGroup struct {
-	targets []string
-	ctScheme
 }
 
 // ctScheme is how a weight is quantised.
@@ -33,7 +29,7 @@ type ctScheme struct {
 
 // readCTConfig reads quantization_config (or its older name); an absent one is empty.
 func readCTConfig(config object) (*ctConfig, error) {
-	c := &ctConfig{declared: -1}
+	c := &ctConfig{declared: -1, byName: map[string]*ctScheme{}, byClass: map[string]*ctScheme{}}
 	var r first
 	q := take(config.obj("quantization_config"))(&r)
 	if q == nil {
@@ -79,35 +75,73 @@ func readCTConfig(config object) (*ctConfig, error) {
 		if s.bits < 1 || s.bits > 8 {
 			r.note(fault(ErrUnsupported, name, -1, "num_bits", "1 to 8", s.bits))
 		}
-		c.groups = append(c.groups, ctGroup{targets: take(g.strs("targets"))(&r), ctScheme: s})
+		r.note(c.add(&s, take(g.strs("targets"))(&r)))
 	}
 	return c, r.err
 }
 
-// scheme finds how a module is quantised: by its name before its class.
+// scheme finds how a module is quantised: by its name, by a pattern, by its class.
 func (c *ctConfig) scheme(mod string) *ctScheme {
-	for _, byName := range []bool{true, false} {
-		for i := range c.groups {
-			for _, t := range c.groups[i].targets {
-				if (byName && matchName(t, mod)) || (!byName && !strings.HasPrefix(t, "re:") && !strings.Contains(t, ".")) {
-					return &c.groups[i].ctScheme
-				}
-			}
+	if s := c.byName[mod]; s != nil {
+		return s
+	}
+	for _, p := range c.patterns {
+		if p.re.MatchString(mod) {
+			return p.ctScheme
+		}
+	}
+	class := "Linear"
+	if strings.HasSuffix(mod, "embed_tokens") {
+		class = "Embedding"
+	}
+	if s := c.byClass[class]; s != nil {
+		return s
+	}
+	if len(c.byClass) == 1 { // a class of another name: there is no doubt which
+		for _, s := range c.byClass {
+			return s
 		}
 	}
 	return &ctScheme{}
 }
 
-// matchName: the module's own name, its last parts, or a pattern from its start.
-func matchName(target, mod string) bool {
-	if p, ok := strings.CutPrefix(target, "re:"); ok {
-		if len(p) > 1024 {
-			return false
+// maxPatterns bounds what each module's name is held against.
+const maxPatterns = 64
+
+type ctPattern struct {
+	re *regexp.Regexp
+	*ctScheme
+}
+
+// add files a scheme under its targets; of two groups that name the same the
+// first wins.
+func (c *ctConfig) add(s *ctScheme, targets []string) error {
+	for _, t := range targets {
+		p, ok := strings.CutPrefix(t, "re:")
+		switch {
+		case ok:
+			if len(c.patterns) == maxPatterns || len(p) > 1024 {
+				return fault(ErrLimit, "config_groups", -1, "patterns", fmt.Sprint("at most ", maxPatterns, " of 1024 bytes"), nil)
+			}
+			re, err := regexp.Compile(`^(?:` + p + `)`) // RE2: linear time, whatever the pattern
+			if err != nil {
+				return fault(ErrConfig, "config_groups", -1, "pattern", nil, p)
+			}
+			c.patterns = append(c.patterns, ctPattern{re, s})
+		case strings.Contains(t, "."):
+			if c.byName[t] == nil {
+				c.byName[t] = s
+			}
+		default: // a class ("Linear"), or a module at the top
+			if c.byName[t] == nil {
+				c.byName[t] = s
+			}
+			if c.byClass[t] == nil {
+				c.byClass[t] = s
+			}
 		}
-		re, err := regexp.Compile(`^(?:` + p + `)`) // RE2: no pattern takes more than linear time
-		return err == nil && re.MatchString(mod)
 	}
-	return target == mod
+	return nil
 }
 
 // layout tells how sr x sc scales lie on a rows x cols weight: columns a group (0:

@@ -136,9 +136,14 @@ func TestRefusingIsCheap(t *testing.T) {
 		"a million metadata keys": safe(`{"__metadata__":{`+string(many(1000000, func(i int) string { return fmt.Sprintf(`"%d":"",`, i) }))+`"z":""}}`, nil),
 		"header of zeros":         append(le(uint64(90<<20)), make([]byte, 90<<20)...),
 		"header of brackets":      safe("{\"a\":"+strings.Repeat("[", 50<<20), nil),
+		"index of zeros":          []byte(`{"metadata":[` + strings.Repeat("0,", 15<<20) + `0],"weight_map":{"a":"b"}}`),
+		"tokens":                  safe(`{"__metadata__":{"sparserun.config":`+fmt.Sprintf("%q", tinyConfig)+`,"sparserun.tokenizer.sparserun_tokenizer.json":"{\"Tokens\":[`+strings.Repeat(`\"\",`, 8<<20)+`\"\"]}"}}`, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := write(t, "m", file)
+			if name == "index of zeros" {
+				path = folder(t, map[string][]byte{fileConfig: []byte(tinyConfig), fileIndex: file})
+			}
 			size := len(file)
 			peak := watchHeap(func() {
 				g, err := Open(path)

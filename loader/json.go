@@ -19,6 +19,7 @@ type jsonReader struct {
 	i     int
 	depth int
 	base  int64 // offset of b in the file
+	dry   bool  // strings are read for their syntax only
 }
 
 const maxDepth = 32
@@ -161,6 +162,9 @@ func (r *jsonReader) str() (string, error) {
 		switch c := r.b[r.i]; {
 		case c == '"':
 			r.i++
+			if r.dry {
+				return "", nil
+			}
 			return strings.Clone(r.b[start : r.i-1]), nil
 		case c == '\\':
 			return r.escaped(start)
@@ -174,15 +178,15 @@ func (r *jsonReader) str() (string, error) {
 
 // escaped goes on with a string that began at start and has met a backslash.
 func (r *jsonReader) escaped(start int) (string, error) {
-	end := r.i
+	end, escapes := r.i, 0
 	for end < len(r.b) && r.b[end] != '"' {
 		if r.b[end] == '\\' {
-			end++
+			end, escapes = end+1, escapes+1
 		}
 		end++
 	}
 	var b strings.Builder
-	b.Grow(min(end, len(r.b)) - start) // escapes only shrink
+	b.Grow(min(end, len(r.b)) - start - escapes) // each escape shrinks by at least one
 	b.WriteString(r.b[start:r.i])
 	for r.i < len(r.b) {
 		c := r.b[r.i]
@@ -314,6 +318,35 @@ func (r *jsonReader) value() (any, error) {
 	}
 	s, err := r.number()
 	return number(s), err
+}
+
+// count is the number of elements of the array that comes next.
+func (r *jsonReader) count() (n int, err error) {
+	ahead := *r
+	ahead.dry = true
+	err = ahead.array(func(int) error { n++; return ahead.skip() })
+	return n, err
+}
+
+// skip reads any value and keeps nothing.
+func (r *jsonReader) skip() error {
+	switch r.peek() {
+	case '{':
+		return r.object(func(string) error { return r.skip() })
+	case '[':
+		return r.array(func(int) error { return r.skip() })
+	case '"':
+		_, err := r.str()
+		return err
+	case 't':
+		return r.word("true")
+	case 'f':
+		return r.word("false")
+	case 'n':
+		return r.word("null")
+	}
+	_, err := r.number()
+	return err
 }
 
 func (r *jsonReader) float() (float64, error) {

@@ -59,7 +59,7 @@ func TestKilledWhileSaving(t *testing.T) {
 			require.NoError(t, g.Close())
 			whole++
 		}
-		t.Log(out, whole, "of 12 left a file; what lies in the folder:", len(tree(t, filepath.Dir(path+"x"))))
+		t.Log(out, whole, "of 12 left a file; what lies in the folder:", len(tree(t, dir)))
 	}
 }
 

@@ -201,6 +201,9 @@ func (t *safeTensor) matrix(o *options) *stored {
 			m.c *= d
 		}
 	}
+	if m.c == 0 {
+		m.r = 0 // rows of nothing: 2^40 of them are as empty, and quicker
+	}
 	return m
 }
 

@@ -19,8 +19,7 @@ func (ck *checkpoint) readShards(root *dir, index []byte, o *options) error {
 	}
 	err = r.object(func(key string) error {
 		if key != "weight_map" {
-			_, err := r.value()
-			return err
+			return r.skip()
 		}
 		return r.object(func(tensor string) error {
 			at := r.base + int64(r.i)

@@ -2,6 +2,7 @@ package loader
 
 import (
 	"encoding/json"
+	"fmt"
 	"unicode/utf8"
 
 	"github.com/sparserun/sparserun/tokenizer"
@@ -19,6 +20,9 @@ var llama2cNames = []string{"tokenizer.bin", "tok512.bin"}
 
 // maxTokenizer bounds a tokenizer's file; the largest known is 33 MB.
 const maxTokenizer = 64 << 20
+
+// maxSpecList bounds each list of a tokenizer.Spec in a file.
+const maxSpecList = 1 << 20
 
 // specFiles gives a tokenizer that came from GGUF the form of a file. It is
 // written when asked for: its strings are shared with the tokenizer.
@@ -41,19 +45,33 @@ func parseSpec(b []byte) (tokenizer.Spec, error) {
 	if err != nil {
 		return s, err
 	}
+	list := func() (int, error) {
+		n, err := r.count()
+		if err == nil && n > maxSpecList {
+			err = fault(ErrLimit, "", r.base+int64(r.i), "list", fmt.Sprint("at most ", maxSpecList), n)
+		}
+		return n, err
+	}
 	strs := func(dst *[]string) error {
 		if r.peek() == 'n' {
 			return r.word("null")
 		}
-		return r.array(func(int) error {
-			t, err := r.str()
-			*dst = append(*dst, t)
+		n, err := list()
+		if err != nil {
+			return err
+		}
+		*dst = make([]string, n)
+		return r.array(func(i int) (err error) {
+			(*dst)[i], err = r.str()
 			return err
 		})
 	}
 	floats := func(f func(float64)) error {
 		if r.peek() == 'n' {
 			return r.word("null")
+		}
+		if _, err := list(); err != nil {
+			return err
 		}
 		return r.array(func(int) error {
 			v, err := r.float()

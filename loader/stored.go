@@ -90,7 +90,7 @@ func (m *stored) readRun(dst []float32, r0, n int) error {
 
 func (m *stored) decode(dst []float32, raw []byte, at int64) error {
 	if !m.f.unpack(dst, raw) && !m.nonfinite {
-		return inFile(fault(ErrNonFinite, m.name, at, "weights", "finite numbers (or --allow-non-finite)", firstNonFinite(dst)), m.src.name)
+		return inFile(fault(ErrNonFinite, m.name, at, "weights", "finite numbers (AllowNonFinite takes others)", firstNonFinite(dst)), m.src.name)
 	}
 	return nil
 }

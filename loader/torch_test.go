@@ -81,6 +81,20 @@ func torchCases() []hostile {
 	good := pyDictOp(key + pyTensorOp("0", 4, 0, 2, 2, 2))
 	flip := torchZip(good, data)
 	flip[bytes.Index(flip, []byte("storage"))] ^= 1
+	// Two directory entries made to point at one local header.
+	shared := torchZip(good, map[string][]byte{"0": make([]byte, 3000), "1": make([]byte, 3000)})
+	dirAt := bytes.Index(shared, []byte("PK\x01\x02"))
+	var last []byte // the offset of the first large entry
+	for at := dirAt; bytes.HasPrefix(shared[at:], []byte("PK\x01\x02")); at += 46 + int(le16(shared[at+28:])) + int(le16(shared[at+30:])) {
+		if le32(shared[at+24:]) != 3000 {
+			copy(shared[at+20:], le(uint32(3000)))
+			copy(shared[at+24:], le(uint32(3000)))
+			if last != nil {
+				copy(shared[at+42:], last)
+			}
+		}
+		last = shared[at+42 : at+46]
+	}
 	deflated := func() []byte {
 		var b bytes.Buffer
 		w := zip.NewWriter(&b)
@@ -114,6 +128,7 @@ func torchCases() []hostile {
 		c(33, "shape beyond the storage", ErrShape, pyDictOp(key+pyTensorOp("0", 4, 0, 200, 2, 2))),
 		c(33, "transposed", ErrUnsupported, pyDictOp(key+pyTensorOp("0", 4, 0, 2, 2, 1))),
 		{no: 50, name: "torch: checksum mismatch", want: ErrFormat, file: flip},
+		{no: 50, name: "torch: entries that share bytes", want: ErrFormat, file: shared},
 		{no: 50, name: "torch: deflated zip", want: ErrUnsupported, file: deflated},
 		{no: 50, name: "torch: cut zip", want: ErrFormat, file: cut[:len(cut)-30]},
 		{no: 50, name: "torch: zip of something else", want: ErrUnsupported, file: func() []byte {

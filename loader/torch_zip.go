@@ -57,6 +57,7 @@ func readZip(src *source) (map[string]zipEntry, error) {
 		return nil, err
 	}
 	out := make(map[string]zipEntry, count)
+	total := int64(0)
 	for range count {
 		name, e, rest, err := zipHeader(src, dir, int64(off)+int64(size)-int64(len(dir)))
 		if err != nil {
@@ -67,6 +68,9 @@ func readZip(src *source) (map[string]zipEntry, error) {
 		}
 		out[name] = e
 		dir = rest
+		if total += e.size; total > src.size { // or a thousand entries could share the same bytes
+			return nil, fault(ErrFormat, name, -1, "zip entries overlap", fmt.Sprint("at most ", src.size, " bytes in all"), total)
+		}
 	}
 	return out, nil
 }
