@@ -18,6 +18,31 @@ func ResetPeakRSS() bool {
 	return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) == nil
 }
 
+// TotalMemory is what this process may use: the machine's memory, or its cgroup's
+// limit where that is lower.
+func TotalMemory() (total int64, ok bool) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	_, rest, found := bytes.Cut(b, []byte("MemTotal:"))
+	f := bytes.Fields(rest)
+	if !found || len(f) == 0 {
+		return 0, false
+	}
+	kb, err := strconv.ParseInt(string(f[0]), 10, 64)
+	if err != nil {
+		return 0, false
+	}
+	total = kb << 10
+	if b, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if n, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64); err == nil {
+			total = min(total, n)
+		}
+	}
+	return total, true
+}
+
 func procStatus(key string) (int64, bool) {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -10,3 +10,6 @@ func RSS() (now int64, ok bool) { return 0, false }
 
 // ResetPeakRSS does nothing on this system.
 func ResetPeakRSS() bool { return false }
+
+// TotalMemory is not known on this system.
+func TotalMemory() (total int64, ok bool) { return 0, false }

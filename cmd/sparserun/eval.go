@@ -12,19 +12,23 @@ import (
 type evalCmd struct {
 	Model string `arg:"" help:"Model file or folder."`
 	engine
-	Text    string `required:"" help:"Text file to measure perplexity on." placeholder:"FILE"`
+	Text    string `help:"Text file to measure perplexity on." placeholder:"FILE"`
 	Window  int    `default:"512" help:"Tokens of a window."`
 	Windows int    `default:"0" help:"Take the first K windows (default: the whole text)."`
+	imageFlags
 }
 
 // Help is shown by --help below the flags' head.
 func (*evalCmd) Help() string {
 	return `Perplexity is exp(mean negative log-likelihood) over non-overlapping windows of the
 text, tokenised as one string, no BOS added; the first token of a window is not predicted.
+Accuracy is the share of images whose class has the highest score.
 
 Examples:
   sparserun eval model.gguf --text wiki.test.txt --window 512 --windows 40
-  sparserun eval pruned.safetensors --text wiki.test.txt --dtype int8 --json`
+  sparserun eval pruned.safetensors --text wiki.test.txt --dtype int8 --json
+  sparserun eval lenet5.onnx --mnist mnist/ --pixel-scale 256
+  sparserun eval resnet20.onnx --cifar cifar10_test.bin.gz --mean .485,.456,.406 --std .229,.224,.225`
 }
 
 type evalJSON struct {
@@ -39,6 +43,15 @@ type evalJSON struct {
 }
 
 func (c *evalCmd) Run(g *globals) error {
+	images := c.given()
+	switch {
+	case images > 1 || (images == 1 && c.Text != ""):
+		return usagef("--text, --mnist and --cifar exclude one another")
+	case images == 1:
+		return c.images(g)
+	case c.Text == "":
+		return usagef("want --text FILE, --mnist DIR or --cifar FILE")
+	}
 	text, err := readText(c.Text)
 	if err != nil {
 		return err

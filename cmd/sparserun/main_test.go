@@ -125,6 +125,43 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestTrain: a pruned model is fine-tuned, its masks hold, it gets better.
+func TestTrain(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "t.txt")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("One day a big dog saw a red ball in the park. The dog was happy.\n\n", 60)), 0o600))
+	a, b := filepath.Join(dir, "a.safetensors"), filepath.Join(dir, "b.safetensors")
+	code, _, errs := do("prune", stories(t), "-o", a, "--pattern", "2:4")
+	require.Zero(t, code, errs)
+	m := doJSON(t, "train", a, "-o", b, "--text", text, "--eval", text, "--steps", "8", "--batch", "4", "--window", "32", "--rate", "4e-3")
+	need(t, m, "epochs", "loss", "metric", "value", "seconds", "masked")
+	require.Less(t, m["value"], m["value_before"])
+	require.Positive(t, m["masked"])
+	code, out, errs := do("verify", b)
+	require.Zero(t, code, out+errs)
+	require.Contains(t, out, "35 masks equal what pruning recorded")
+}
+
+// TestEvalImages holds the reference network to its reference accuracy.
+func TestEvalImages(t *testing.T) {
+	dir := filepath.Dir(testenv.Data(t, "mnist/t10k-images-idx3-ubyte.gz"))
+	m := doJSON(t, "eval", testenv.Data(t, "lenet/lenet300100_sparse.onnx"), "--mnist", dir, "--pixel-scale", "256", "--dtype", "f32")
+	need(t, m, "metric", "value", "n", "seconds")
+	require.EqualValues(t, 9801, m["correct"])
+	require.EqualValues(t, 10000, m["n"])
+}
+
+// TestStructured: heads, channels and layers leave; what is left is an ordinary model.
+func TestStructured(t *testing.T) {
+	dir := t.TempDir()
+	text, out := filepath.Join(dir, "t.txt"), filepath.Join(dir, "o.safetensors")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("One day a big dog saw a red ball in the park. ", 60)), 0o600))
+	m := doJSON(t, "prune", stories(t), "-o", out, "--heads", "0.25", "--channels", "0.25", "--layers", "1", "--calib", text, "--calib-window", "64", "--calib-windows", "4")
+	need(t, m, "before.bytes", "after.bytes")
+	m = doJSON(t, "run", out, "-n", "4")
+	require.Less(t, m["dense"].(map[string]any)["weight_bytes"], float64(500000))
+}
+
 // TestMaxLoss: the gate writes nothing and names the number.
 func TestMaxLoss(t *testing.T) {
 	dir := t.TempDir()
@@ -223,7 +260,7 @@ func TestUsageAndErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, verb := range []string{"run", "prune", "eval", "sweep", "inspect", "bench", "verify"} {
+	for _, verb := range []string{"run", "prune", "train", "eval", "sweep", "inspect", "bench", "verify"} {
 		code, out, errs := do(verb, "--help")
 		require.Zero(t, code, errs)
 		require.Contains(t, out, "Examples:", verb)

@@ -7,10 +7,14 @@ import (
 	"io"
 	"maps"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sparserun/sparserun/loader"
+	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/prune"
+	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
 )
 
@@ -29,6 +33,15 @@ type pruneCmd struct {
 	DType    string   `name:"dtype" enum:"f32,f16,bf16" default:"f16" help:"Type of the stored weights: f32, f16, bf16."`
 	Quant    string   `enum:"int8,int4," default:"" help:"Quantise what is kept: int8 (a scale per row), int4 (a scale per --group columns)."`
 	Group    int      `default:"64" help:"Columns per scale of int4."`
+	Asym     bool     `name:"asymmetric" help:"Scales of int8 and int4 get a zero point."`
+	Nearest  bool     `help:"Round every weight by itself, not jointly with pruning."`
+	Allocate string   `enum:"owl,sensitivity," default:"" help:"Give blocks their own sparsities: owl or sensitivity (calibrated methods, --sparsity)."`
+	Permute  bool     `help:"Reorder MLP and value channels ahead of an N:M pattern; the model computes the same."`
+	Heads    float64  `help:"Remove this fraction of every layer's KV heads with their query heads (structured)."`
+	Channels float64  `help:"Remove this fraction of every layer's MLP channels (structured)."`
+	Layers   int      `help:"Remove this many layers (structured)."`
+	NoRepair bool     `help:"Structured: do not fit what is left."`
+	Memory   string   `name:"max-memory" default:"" help:"Most bytes that calibration may use, e.g. 2GiB (default: half the machine)."`
 	calibFlags
 	gateFlags
 }
@@ -40,6 +53,8 @@ func (*pruneCmd) Help() string {
 Examples:
   sparserun prune model.gguf -o out.safetensors --pattern 2:4
   sparserun prune model.gguf -o out.safetensors --method sparsegpt --pattern 2:4 --calib text.txt
+  sparserun prune model.gguf -o out.safetensors --method best --pattern 2:4 --quant int4 --calib text.txt --journal work/
+  sparserun prune model.gguf -o out.safetensors --channels 0.25 --layers 2 --calib text.txt
   sparserun prune model/ -o out/ --sparsity 0.5 --scope global --exclude '*.down_proj.weight'`
 }
 
@@ -50,8 +65,18 @@ type pruneJSON struct {
 	Gate     *gateJSON `json:"gate,omitempty"`
 }
 
+func (c *pruneCmd) structured() bool { return c.Heads != 0 || c.Channels != 0 || c.Layers != 0 }
+
 func (c *pruneCmd) pattern() (prune.Pattern, error) {
 	switch {
+	case c.structured():
+		if c.Pattern != "" || c.Sparsity != 0 {
+			return nil, usagef("--heads, --channels and --layers exclude --sparsity and --pattern: prune twice")
+		}
+		if c.Calib == "" {
+			return nil, usagef("--heads, --channels and --layers need --calib FILE")
+		}
+		return nil, nil
 	case c.Pattern != "" && c.Sparsity != 0:
 		return nil, usagef("--sparsity and --pattern exclude each other")
 	case c.Pattern != "":
@@ -87,36 +112,17 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
-	m, err := c.method(gr, c.Method, c.Seed)
+	o, err := c.options(g, t, sum)
 	if err != nil {
 		return err
 	}
-	targets, err := prune.Targets(gr, c.Include, c.Exclude)
-	if err != nil {
-		return err
-	}
-	g.logf("pruning %d of %d weights to %s by %s (%s)", len(targets), len(gr.Weights), p, m.Name(), prune.DefaultRule)
 	var before float64
 	if c.MaxLoss > 0 {
 		if before, err = c.perplexity(g, gr); err != nil {
 			return err
 		}
 	}
-	bar := g.progress(len(targets), "pruning")
-	store := prune.Store{DType: t}
-	switch c.Quant {
-	case "int8":
-		store.DType = sparse.Int8
-	case "int4":
-		store.DType, store.Group = sparse.Int4, c.Group
-	}
-	if c.Format == "dense" {
-		store.Layout = sparse.LayoutDense
-	}
-	rep, err := prune.Run(g.ctx, gr, m, p, prune.Options{Include: c.Include, Exclude: c.Exclude, Store: store, KeepZeros: c.KeepZero,
-		Threads: g.Threads, SourceSHA256: sum, Journal: c.Journal, Log: func(s string) { g.logf("%s", s) },
-		Progress: func(done, _ int, l prune.LayerReport) { bar.set(done, l.Name) }})
-	bar.done()
+	gr, rep, err := c.prune(g, gr, p, o)
 	if err != nil {
 		return err
 	}
@@ -128,12 +134,17 @@ func (c *pruneCmd) Run(g *globals) error {
 	}
 	meta := maps.Clone(rep.Recipe)
 	meta["sparserun.version"] = Version
-	o := loader.SaveOptions{Meta: meta, DType: t}
+	so := loader.SaveOptions{Meta: meta, DType: t}
 	if c.Format == "dense" {
-		o.Format = loader.FormatDense
+		so.Format = loader.FormatDense
 	}
-	if err := loader.SaveContext(g.ctx, gr, c.Output, o); err != nil {
+	if err := loader.SaveContext(g.ctx, gr, c.Output, so); err != nil {
 		return err
+	}
+	if c.Journal != "" {
+		if err := prune.ClearJournal(c.Journal); err != nil {
+			g.logf("%v", err)
+		}
 	}
 	n, err := diskBytes(c.Output)
 	if err != nil {
@@ -147,6 +158,92 @@ func (c *pruneCmd) Run(g *globals) error {
 		fmt.Fprintf(w, "pruned matrices: %s, %.4f of their fp16 size; file %s: %s\n",
 			size(rep.After.Pruned), float64(rep.After.Pruned)/float64(rep.After.F16), c.Output, size(n))
 	})
+}
+
+// options are what the flags say of how a run works.
+func (c *pruneCmd) options(g *globals, t sparse.DType, sum string) (prune.Options, error) {
+	store := prune.Store{DType: t, Asymmetric: c.Asym, Nearest: c.Nearest}
+	switch c.Quant {
+	case "int8":
+		store.DType = sparse.Int8
+	case "int4":
+		store.DType, store.Group = sparse.Int4, c.Group
+	}
+	if c.Format == "dense" {
+		store.Layout = sparse.LayoutDense
+	}
+	o := prune.Options{Include: c.Include, Exclude: c.Exclude, Store: store, KeepZeros: c.KeepZero, Threads: g.Threads,
+		SourceSHA256: sum, Journal: c.Journal, Permute: c.Permute, Log: func(s string) { g.logf("%s", s) }}
+	switch c.Allocate {
+	case "owl":
+		o.Allocate = prune.OWL{}
+	case "sensitivity":
+		o.Allocate = prune.Sensitivity{}
+	}
+	var err error
+	o.MaxMemory, err = memoryLimit(c.Memory)
+	return o, err
+}
+
+// prune runs what the flags ask for; structured pruning gives a new graph.
+func (c *pruneCmd) prune(g *globals, gr *model.Graph, p prune.Pattern, o prune.Options) (*model.Graph, *prune.Report, error) {
+	if c.structured() {
+		calib, err := c.windows(gr)
+		if err != nil {
+			return nil, nil, err
+		}
+		bar := g.progress(len(gr.Linears()), "pruning")
+		defer bar.done()
+		o.Progress = func(done, _ int, l prune.LayerReport) { bar.set(done, l.Name) }
+		return prune.Shrink(g.ctx, gr, prune.Structured{Calib: calib, Heads: c.Heads, Channels: c.Channels, Layers: c.Layers, NoRepair: c.NoRepair, Damping: c.Damping}, o)
+	}
+	m, err := c.method(gr, c.Method, c.Seed)
+	if err != nil {
+		return nil, nil, err
+	}
+	targets, err := prune.Targets(gr, c.Include, c.Exclude)
+	if err != nil {
+		return nil, nil, err
+	}
+	g.logf("pruning %d of %d weights to %s by %s (%s)", len(targets), len(gr.Weights), p, m.Name(), prune.DefaultRule)
+	bar := g.progress(len(targets), "pruning")
+	defer bar.done()
+	start := time.Now()
+	o.Progress = func(done, total int, l prune.LayerReport) {
+		bar.set(done, l.Name)
+		if bar.bar == nil && time.Since(start) > 10*time.Second && (done%(max(total/10, 1)) == 0 || done == total) {
+			left := time.Since(start) / time.Duration(done) * time.Duration(total-done)
+			g.logf("%d of %d, %s: error %.4f, about %s left", done, total, l.Name, l.Error, left.Round(time.Second))
+		}
+	}
+	rep, err := prune.Run(g.ctx, gr, m, p, o)
+	return gr, rep, err
+}
+
+// memoryLimit reads a size such as 2GiB or 500MB; empty is half the machine.
+func memoryLimit(s string) (int64, error) {
+	if s == "" {
+		if total, ok := runtime.TotalMemory(); ok {
+			return total / 2, nil
+		}
+		return 0, nil
+	}
+	unit := int64(1)
+	digits := s
+	for _, u := range []struct {
+		suffix string
+		n      int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"B", 1}} {
+		if d, ok := strings.CutSuffix(s, u.suffix); ok {
+			digits, unit = d, u.n
+			break
+		}
+	}
+	x, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	if err != nil || !(x > 0) || x*float64(unit) > 1<<62 {
+		return 0, usagef("--max-memory: want a size such as 2GiB, got %q", s)
+	}
+	return int64(x * float64(unit)), nil
 }
 
 // sourceSHA256 hashes a model file; a folder has none of its own.

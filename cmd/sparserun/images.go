@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/sparserun/sparserun/dataset"
+	"github.com/sparserun/sparserun/runtime"
+)
+
+// imageFlags choose labelled images and how their pixels become inputs.
+type imageFlags struct {
+	Mnist      string    `help:"Folder with MNIST's test files (idx, gzipped or not)." placeholder:"DIR"`
+	Cifar      string    `help:"File of CIFAR-10 records (gzipped or not)." placeholder:"FILE"`
+	Count      int       `default:"0" help:"Take the first K images (default: all)."`
+	Batch      int       `default:"64" help:"Images of a step."`
+	PixelScale float32   `default:"255" help:"Pixels of 0..255 are divided by this."`
+	Mean       []float32 `help:"Subtracted per channel after scaling."`
+	Std        []float32 `help:"Divided by per channel."`
+	BGR        bool      `name:"bgr" help:"Planes in BGR order."`
+}
+
+func (f *imageFlags) given() int {
+	n := 0
+	for _, s := range []string{f.Mnist, f.Cifar} {
+		if s != "" {
+			n++
+		}
+	}
+	return n
+}
+
+type accuracyJSON struct {
+	Metric  string  `json:"metric"`
+	Value   float64 `json:"value"`
+	Top5    float64 `json:"top5"`
+	Correct int     `json:"correct"`
+	N       int     `json:"n"`
+	Seconds float64 `json:"seconds"`
+	DType   string  `json:"dtype"`
+}
+
+// images measures a classifier's accuracy.
+func (c *evalCmd) images(g *globals) error {
+	var d *dataset.Images
+	var err error
+	if c.Mnist != "" {
+		d, err = dataset.MNIST(c.Mnist)
+	} else {
+		d, err = dataset.CIFAR(c.Cifar)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Count > 0 {
+		d = d.First(c.Count)
+	}
+	b, err := c.backend(g)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	s, err := c.session(g, b, c.Model, c.Sparse, func(o *runtime.Options) { o.Chunk = max(1, c.Batch) })
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	bar := g.progress(d.Len(), "accuracy")
+	a, err := dataset.Evaluate(g.ctx, s, d, dataset.Prepare{Scale: c.PixelScale, Mean: c.Mean, Std: c.Std, BGR: c.BGR}, c.Batch, func(done, _ int) { bar.set(done, "") })
+	bar.done()
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Model, err)
+	}
+	out := accuracyJSON{"accuracy", a.Fraction(), float64(a.Top5) / float64(max(1, a.N)), a.Top1, a.N, a.Seconds, c.DType}
+	return g.print(out, func(w io.Writer) {
+		fmt.Fprintf(w, "accuracy %.2f %% (%d of %d), top five %.2f %%, %s, %.1f s\n", 100*out.Value, a.Top1, a.N, 100*out.Top5, c.DType, a.Seconds)
+	})
+}
