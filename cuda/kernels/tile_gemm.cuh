@@ -82,7 +82,7 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
 
     // Where this thread copies from and to.
     const int blocks = min(2, (out + 63) / 64 - 2 * int(blockIdx.x));
-    const int wstep = blocks * P::kTileBytes, wmine = wstep - tid * 16;
+    const int wstep = blocks * P::kTileBytes, wmine = wstep / 16 - tid; // chunks of 16 bytes
     const char* wsrc = static_cast<const char*>(w) + size_t(blockIdx.x) * 2 * tiles * P::kTileBytes +
                        size_t(first) * wstep + tid * 16;
     const int chunk = tid % 8, xrow = tid / 8; // rows xrow + 16 q
@@ -100,7 +100,7 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
         for (int q = 0; q < (Shape::kWBytes / 16 + kTileThreads - 1) / kTileThreads; q++) {
             const int at = q * kTileThreads * 16;
             const bool always = at + kTileThreads * 16 <= P::kTileBytes; // within the first tile of the band
-            copy_async_if(stage + wdst + at, wsrc + at, always ? live : at < wlive);
+            copy_async_if(stage + wdst + at, wsrc + at, always ? live : at / 16 < wlive);
         }
 #pragma unroll
         for (int q = 0; q < kXChunks; q++)

@@ -64,7 +64,8 @@ func linearChecks() []check {
 				cs = append(cs, csrCheck(wt[0], wt[1], bits, 1, s))
 			}
 			for act := range 6 {
-				cs = append(cs, csrCheck(wt[0], wt[1], bits, 1+7*(act%2), shape{1, 3, 9 + act, .7, true}))
+				cs = append(cs, csrCheck(wt[0], wt[1], bits, 1, shape{1, 3, 9 + act, .7, true}),
+					csrCheck(wt[0], wt[1], bits, 8, shape{1, 3, 9 + act, .7, true}))
 			}
 			for _, s := range []shape{{8, 5, 90, .3, true}, {5, 6, 200, .5, false}} {
 				cs = append(cs, csrCheck(wt[0], wt[1], bits, 8, s))

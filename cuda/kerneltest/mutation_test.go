@@ -117,6 +117,19 @@ func excuse(rep *ptxsim.MutationReport, src string) {
 			strings.HasPrefix(m.Detail, "setp.lt.s32") && strings.Contains(m.Detail, "-> setp.le.s32") &&
 			strings.Contains(lines[m.Line-2]+lines[m.Line-3], "setp.eq.f32")
 	})
+	rep.Excuse("dynamic shared memory starts at 0 where there is no other", func(m ptxsim.Mutant) bool {
+		if m.Kind != "addsub" || !strings.Contains(m.Detail, "-> sub.s32") {
+			return false
+		}
+		f := strings.Fields(strings.TrimSuffix(m.Detail[:strings.Index(m.Detail, " ->")], ";"))
+		base := "mov.u32 \t" + f[len(f)-1] + ", smem;"
+		for n := m.Line; n > 0 && !strings.Contains(lines[n-1], ".entry"); n-- {
+			if strings.Contains(lines[n-1], base) {
+				return true
+			}
+		}
+		return false
+	})
 	rep.Excuse("every lane holds what the guarded store writes: any of them may", func(m ptxsim.Mutant) bool {
 		return (m.Kind == "guard" || m.Kind == "bounds") && guardsStore(lines[m.Line-1:])
 	})

@@ -431,7 +431,7 @@ func checkQuantiseE4M3(r *rig, t sparse.DType, rows, width int) error {
 		for j := range width {
 			top = math.Max(top, math.Abs(x.at(i, j)))
 		}
-		if math.Abs(float64(gs[i])-top/448) > 1e-6*top {
+		if !(math.Abs(float64(gs[i])-top/448) <= 1e-6*top) {
 			return fmt.Errorf("row %d: want scale %v, got %v", i, top/448, gs[i])
 		}
 		for j := range ldq {
@@ -441,7 +441,7 @@ func checkQuantiseE4M3(r *rig, t sparse.DType, rows, width int) error {
 			}
 			got := float64(sparse.FP8ToF32(gq[i*ldq+j]))
 			// Half an ulp of 3 mantissa bits, or of the smallest subnormal 2^-9.
-			if math.Abs(got-want) > math.Max(math.Abs(want)/16, 0x1p-10)*1.0001 {
+			if !(math.Abs(got-want) <= math.Max(math.Abs(want)/16, 0x1p-10)*1.0001) { // NaN fails, too
 				return fmt.Errorf("row %d column %d: want %v, got %v", i, j, want, got)
 			}
 		}
