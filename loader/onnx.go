@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/tensorop"
 )
 
 // ONNX: one protobuf message (onnx.proto, IR versions 3 to 14), read by hand with
@@ -90,6 +91,7 @@ func readONNX(r io.ReaderAt, name string, size int64, root *os.Root, o *options)
 	if err := d.resolve(); err != nil {
 		return nil, err
 	}
+	tensorop.Fold(d.g, func(bytes int64) bool { return d.f.spend(bytes, "", -1) == nil })
 	if err := d.weights(); err != nil {
 		return nil, err
 	}
