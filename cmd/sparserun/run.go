@@ -16,8 +16,9 @@ import (
 type runCmd struct {
 	Model string `arg:"" help:"Model file or folder."`
 	engine
-	Prompt string `short:"p" default:"Once upon a time" help:"Text to continue."`
+	Prompt string `short:"p" default:"Once upon a time" help:"Text to continue; @FILE reads it from a file."`
 	Tokens int    `short:"n" default:"64" help:"Tokens to write."`
+	NoEOS  bool   `name:"ignore-eos" help:"Go on after an end token (benchmarks)."`
 	Chat   bool   `help:"Put the prompt into the model's chat template as the user's message."`
 	System string `help:"With --chat: the system message."`
 
@@ -101,6 +102,13 @@ func (c *runCmd) Run(g *globals) error {
 	if err := s.Check(); err != nil {
 		return usageError{err}
 	}
+	if file, ok := strings.CutPrefix(c.Prompt, "@"); ok {
+		text, err := readText(file)
+		if err != nil {
+			return err
+		}
+		c.Prompt = text
+	}
 	b, err := c.backend(g)
 	if err != nil {
 		return err
@@ -123,7 +131,7 @@ func (c *runCmd) single(g *globals, b runtime.Backend) error {
 	}
 	defer s.Close()
 	load := time.Since(start)
-	o := runtime.GenerateOptions{Sampling: c.sampling(), MaxTokens: c.Tokens, Stop: c.Stop}
+	o := runtime.GenerateOptions{Sampling: c.sampling(), MaxTokens: c.Tokens, Stop: c.Stop, IgnoreEOS: c.NoEOS}
 	if !g.JSON {
 		o.Stream = func(t string) error {
 			_, err := io.WriteString(g.stdout, t)
