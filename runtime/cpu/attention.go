@@ -139,8 +139,7 @@ func (s *attentionStep) part(worker, i int) {
 		s.finish(&w.own, b, h)
 		return
 	}
-	tiles := parts(to-from, c.tile())
-	per := (tiles + s.splits - 1) / s.splits * c.tile()
+	per := parts(parts(to-from, c.pageTokens), s.splits) * c.pageTokens
 	mine := s.mem.parts[item*s.splits : (item+1)*s.splits]
 	from += split * per
 	s.attend(w, &mine[split], b, h, from, min(to, from+per))
