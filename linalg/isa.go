@@ -36,10 +36,10 @@ func ParseISA(s string) (InstructionSet, error) {
 	return Portable, fmt.Errorf("linalg: SPARSERUN_ISA: want portable, avx2 or avx512, got %q: %w", s, ErrISA)
 }
 
-// current is the family in use. It is set once at start; tests force it.
+// current is the family in use plus one, 0 until it is first asked for. It is not chosen in
+// an init function: `go test` records which variables of the environment a test read, to know
+// when a cached result is stale, but only from the start of the tests on.
 var current atomic.Uint32
-
-func init() { current.Store(uint32(chosen())) }
 
 // chosen is what the machine has, lowered by SPARSERUN_ISA; a value that is unknown or
 // beyond the machine changes nothing here and is reported by CheckISA.
@@ -65,7 +65,14 @@ func CheckISA() error {
 }
 
 // ISA is the family of kernels in use.
-func ISA() InstructionSet { return InstructionSet(current.Load()) }
+func ISA() InstructionSet {
+	v := current.Load()
+	if v == 0 {
+		current.CompareAndSwap(0, uint32(chosen())+1)
+		v = current.Load()
+	}
+	return InstructionSet(v - 1)
+}
 
 // ISAs lists the families that this machine runs, Portable first.
 func ISAs() []InstructionSet {
@@ -83,5 +90,7 @@ func ForceISA(s InstructionSet) (before InstructionSet, err error) {
 	if s > detect() {
 		return ISA(), fmt.Errorf("linalg: want at most %v on this machine, got %v: %w", detect(), s, ErrISA)
 	}
-	return InstructionSet(current.Swap(uint32(s))), nil
+	before = ISA()
+	current.Store(uint32(s) + 1)
+	return before, nil
 }
