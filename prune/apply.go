@@ -37,6 +37,9 @@ type Options struct {
 	// Journal is a folder in which calibrated methods keep finished blocks, so
 	// that an interrupted run can go on; "": none. See ClearJournal.
 	Journal string
+	// MaxMemory refuses a calibrated run that needs more bytes than this besides
+	// the model and the result; 0: no limit. The need is Report.PeakBytes.
+	MaxMemory int64
 	// SourceSHA256 of the model's file goes into the recipe.
 	SourceSHA256 string
 }
@@ -79,6 +82,15 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 	case calibrated:
 		r.p = resolveScope(p, m.scope())
 		if r.id, err = r.fingerprint(m); err != nil {
+			return nil, err
+		}
+		if r.g.Config == nil {
+			return nil, fmt.Errorf("prune: calibration needs a language model: %w", ErrCalib)
+		}
+		if rep.Calibration, err = m.calib().describe(r.g.Config.Vocab); err != nil {
+			return nil, err
+		}
+		if err := r.admit(m); err != nil {
 			return nil, err
 		}
 		if o.Permute {

@@ -79,7 +79,7 @@ func (r *run) fingerprint(m Method) (string, error) {
 	}
 	h := sha256.New()
 	fmt.Fprintln(h, Version, m.Name(), r.p, r.o.SourceSHA256)
-	if c, ok := m.(calibrated); ok {
+	if c, ok := m.(calibrated); ok && r.g.Config != nil {
 		if d, err := c.calib().describe(r.g.Config.Vocab); err == nil {
 			fmt.Fprintln(h, d.SHA256, d.Window)
 		}
