@@ -23,9 +23,9 @@ func (b *bitmasked) dims(shape, offsets *safeTensor) ([]int, error) {
 	}
 	ms := b.mask.shape
 	vs := b.values.shape
-	b.is24 = offsets == nil && b.f != nil && len(vs) == 2
-	if b.f == nil && offsets == nil {
-		b.is24 = true
+	b.is24 = offsets == nil && (b.f == nil || len(vs) == 2)
+	if !b.is24 && offsets == nil {
+		return nil, b.mask.fail(ErrSparse, "bit mask without "+ctOffsets, nil, nil)
 	}
 	switch {
 	case b.is24 && b.f != nil:

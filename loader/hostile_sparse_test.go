@@ -97,6 +97,7 @@ func sparseCases() []hostile {
 		mk(40, "row offsets not from 0", ErrSparse, plain, bm(mask24, 64, []int64{1, 8, 16, 24, 32, 40, 48, 56}, i64s(8, 16))...),
 		mk(40, "row offsets decrease", ErrSparse, plain, bm(mask24, 64, []int64{0, 8, 4, 24, 32, 40, 48, 56}, i64s(8, 16))...),
 		mk(40, "row offset negative", ErrSparse, plain, bm(mask24, 64, []int64{0, -8, 16, 24, 32, 40, 48, 56}, i64s(8, 16))...),
+		mk(40, "no row offsets", ErrSparse, plain, bm(mask24, 64, even, i64s(8, 16))[:3]...),
 		mk(40, "row offsets: too few", ErrSparse, plain, bm(mask24, 64, even[:7], i64s(8, 16))...),
 		mk(42, "popcount is not the number of values", ErrSparse, plain, bm(setByte(mask24, 15, 0x3f), 64, even, i64s(8, 16))...),
 		mk(42, "bit beyond the columns", ErrSparse, plain, bm(mask24, 64, even, i64s(8, 13))...),
