@@ -45,18 +45,22 @@ type SaveOptions struct {
 
 // Save writes a language model: one safetensors file that carries its
 // configuration and tokenizer in its metadata, or, where path ends in a slash
-// or is a folder, Hugging Face's layout. The file appears whole or not at all.
+// or is a folder, Hugging Face's layout; a tensor graph becomes an ONNX file whose
+// weights keep their types. The file appears whole or not at all.
 func Save(g *model.Graph, path string, opts SaveOptions) error {
 	return SaveContext(context.Background(), g, path, opts)
 }
 
 // SaveContext is Save that stops, leaving nothing, when ctx ends.
 func SaveContext(ctx context.Context, g *model.Graph, path string, opts SaveOptions) error {
-	if opts.DType == 0 {
-		opts.DType = sparse.F16
-	}
 	if opts.fs == nil {
 		opts.fs = disk{}
+	}
+	if g.Tensors() {
+		return saveONNX(ctx, g, path, opts)
+	}
+	if opts.DType == 0 {
+		opts.DType = sparse.F16
 	}
 	switch opts.DType {
 	case sparse.F16, sparse.BF16, sparse.F32:
