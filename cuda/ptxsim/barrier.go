@@ -28,24 +28,16 @@ type barrierState struct {
 }
 
 // barrier decodes bar.sync, bar.arrive, bar.red, barrier.* and bar.warp.sync.
-func (b *builder) barrier(in *instr, st *statement) error {
+func (b *builder) barrier(in *instr, st *statement) {
 	if slices.Contains(st.mods, "warp") {
-		if err := b.args(1); err != nil {
-			return err
-		}
-		mask, err := b.strict(st.args[0], tB32)
-		if err != nil {
-			return err
-		}
+		b.args(1)
+		mask := b.strict(st.args[0], tB32)
 		in.kind = kSync
 		in.need = func(w *warp, m uint32) uint32 { return w.memberMask(mask, m, false) }
 		in.exec = func(w *warp, m uint32) { w.syncWarp() }
-		return nil
+		return
 	}
-	ms, err := b.mods(st, "cta sync aligned arrive red popc and or")
-	if err != nil {
-		return err
-	}
+	ms := b.mods(st, "cta sync aligned arrive red popc and or")
 	in.kind = kBar
 	args := st.args
 	if ms.has("red") {
@@ -55,35 +47,27 @@ func (b *builder) barrier(in *instr, st *statement) error {
 			}
 		}
 		if len(args) < 3 || in.bar.red == "" {
-			return b.unsupported("operands")
+			panic(b.unsupported("operands"))
 		}
 		if in.bar.red == "popc" {
-			in.bar.d, err = b.strictDst(args[0], tU32)
+			in.bar.d = b.strictDst(args[0], tU32)
 		} else {
-			in.bar.dPred, err = b.pred(args[0])
+			in.bar.dPred = b.pred(args[0])
 		}
-		if err != nil {
-			return err
-		}
-		if in.bar.pred, err = b.pred(args[len(args)-1]); err != nil {
-			return err
-		}
+		in.bar.pred = b.pred(args[len(args)-1])
 		args = args[1 : len(args)-1]
 	} else if !ms.has("sync") && !ms.has("arrive") {
-		return b.unsupported("form of barrier")
+		panic(b.unsupported("form of barrier"))
 	}
 	in.bar.arrive = ms.has("arrive")
 	if len(args) < 1 || len(args) > 2 || in.bar.arrive && len(args) != 2 {
-		return b.unsupported("operands")
+		panic(b.unsupported("operands"))
 	}
-	if in.bar.id, err = b.strict(args[0], tU32); err != nil {
-		return err
-	}
+	in.bar.id = b.strict(args[0], tU32)
 	if len(args) == 2 {
 		in.bar.hasCount = true
-		in.bar.count, err = b.strict(args[1], tU32)
+		in.bar.count = b.strict(args[1], tU32)
 	}
-	return err
 }
 
 // uniform reads an operand that all lanes of m must agree on.

@@ -86,16 +86,29 @@ type builder struct {
 }
 
 // decoder makes an instruction's closure; control flow is handled apart.
-type decoder func(b *builder, st *statement) (execFn, error)
+type decoder func(b *builder, st *statement) execFn
+
+// decodePanic carries a load error from a decoder to decode; it never leaves the
+// package. Decoders read straight on, as every misfit ends them.
+type decodePanic struct{ err error }
 
 // unsupported names the instruction, as every load error does.
-func (b *builder) unsupported(why string, a ...any) error {
-	return fmt.Errorf("%s: line %d: %s: %s: %w", b.fn.name, b.st.line, b.st.opcode(), fmt.Sprintf(why, a...), ErrUnsupported)
+func (b *builder) unsupported(why string, a ...any) decodePanic {
+	return decodePanic{fmt.Errorf("%s: line %d: %s: %s: %w", b.fn.name, b.st.line, b.st.opcode(), fmt.Sprintf(why, a...), ErrUnsupported)}
 }
 
 // decode builds the code of fn.
-func decode(fn *function, addrOf func(*variable) uint64) (*kernelCode, error) {
-	k := &kernelCode{name: fn.name, fn: fn, dynAlign: 16}
+func decode(fn *function, addrOf func(*variable) uint64) (k *kernelCode, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p, ok := r.(decodePanic)
+			if !ok {
+				panic(r)
+			}
+			k, err = nil, p.err
+		}
+	}()
+	k = &kernelCode{name: fn.name, fn: fn, dynAlign: 16}
 	b := &builder{k: k, fn: fn, addrOf: addrOf, consts: map[uint64]int32{}, consts6: map[uint64]int32{}, specs: map[string]slot{}}
 	for _, r := range fn.regs {
 		switch {
@@ -116,58 +129,49 @@ func decode(fn *function, addrOf func(*variable) uint64) (*kernelCode, error) {
 		if st.guard >= 0 {
 			in.guard = b.slots[st.guard]
 		}
-		if err := b.instr(&in, st); err != nil {
-			return nil, err
-		}
+		b.instr(&in, st)
 		k.code = append(k.code, in)
 		k.opcodes = append(k.opcodes, in.opcode)
 	}
 	return k, nil
 }
 
-func (b *builder) instr(in *instr, st *statement) error {
+func (b *builder) instr(in *instr, st *statement) {
 	switch st.op {
 	case "bra":
 		if len(st.targets) != 1 || len(st.args) != 1 || !onlyMods(st, "uni") {
-			return b.unsupported("form of branch")
+			panic(b.unsupported("form of branch"))
 		}
 		in.kind, in.target = kBranch, int32(st.targets[0])
-		return nil
+		return
 	case "brx":
 		if len(st.args) != 2 || len(st.targets) == 0 || !onlyMods(st, "idx", "uni") {
-			return b.unsupported("form of branch")
+			panic(b.unsupported("form of branch"))
 		}
-		idx, err := b.src(st.args[0], tU32)
-		if err != nil {
-			return err
-		}
+		idx := b.src(st.args[0], tU32)
 		in.kind, in.index = kTable, idx
 		for _, t := range st.targets {
 			in.targets = append(in.targets, int32(t))
 		}
-		return nil
+		return
 	case "ret", "exit":
 		if len(st.args) != 0 || !onlyMods(st, "uni") {
-			return b.unsupported("form of exit")
+			panic(b.unsupported("form of exit"))
 		}
 		in.kind = kExit
-		return nil
+		return
 	case "bar", "barrier":
-		return b.barrier(in, st)
+		b.barrier(in, st)
+		return
 	}
 	d, ok := decoders[st.op]
 	if !ok {
-		return b.unsupported("unknown opcode")
+		panic(b.unsupported("unknown opcode"))
 	}
-	exec, err := d(b, st)
-	if err != nil {
-		return err
-	}
-	in.exec = exec
+	in.exec = d(b, st)
 	if need := b.syncNeed(st); need != nil {
 		in.kind, in.need = kSync, need
 	}
-	return nil
 }
 
 // syncNeed says which lanes an instruction must have together: those of the
@@ -181,10 +185,7 @@ func (b *builder) syncNeed(st *statement) func(*warp, uint32) uint32 {
 		if !slices.Contains(st.mods, "sync") || len(st.args) == 0 {
 			return nil
 		}
-		mask, err := b.strict(st.args[len(st.args)-1], tB32)
-		if err != nil {
-			return nil
-		}
+		mask := b.strict(st.args[len(st.args)-1], tB32)
 		uniform := st.op != "shfl"
 		return func(w *warp, m uint32) uint32 { return w.memberMask(mask, m, uniform) }
 	}
@@ -249,7 +250,7 @@ func (ms modset) has(flag string) bool { return slices.Contains(ms.flags, flag) 
 
 // mods sorts suffixes into types, a rounding mode and flags; a suffix that is
 // none of these nor in allowed (blank-separated) is an error.
-func (b *builder) mods(st *statement, allowed string) (modset, error) {
+func (b *builder) mods(st *statement, allowed string) modset {
 	var ms modset
 	ok := fields(allowed)
 	for _, m := range st.mods {
@@ -260,10 +261,19 @@ func (b *builder) mods(st *statement, allowed string) (modset, error) {
 		} else if r, is := roundingByName[m]; is && slices.Contains(ok, "ROUND") {
 			ms.round, ms.isRnd = r, true
 		} else {
-			return ms, b.unsupported("suffix .%s", m)
+			panic(b.unsupported("suffix .%s", m))
 		}
 	}
-	return ms, nil
+	return ms
+}
+
+// typed is mods of an instruction with one type.
+func (b *builder) typed(st *statement, allowed string) (modset, dtype) {
+	ms := b.mods(st, allowed)
+	if len(ms.types) != 1 {
+		panic(b.unsupported("%d types", len(ms.types)))
+	}
+	return ms, ms.types[0]
 }
 
 // fields is strings.Fields, remembered: the few lists of suffixes come by for

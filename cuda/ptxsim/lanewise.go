@@ -59,54 +59,38 @@ func (s slot) store(w *warp, m uint32, v *lanes64) {
 	w.put32(s.i, m)
 }
 
-func (b *builder) operands(dt dtype, types ...dtype) (d slot, s [3]slot, err error) {
-	if err = b.args(1 + len(types)); err != nil {
-		return
-	}
-	if d, err = b.strictDst(b.st.args[0], dt); err != nil {
-		return
-	}
+func (b *builder) operands(dt dtype, types ...dtype) (d slot, s [3]slot) {
+	b.args(1 + len(types))
 	for i, t := range types {
-		if s[i], err = b.strict(b.st.args[i+1], t); err != nil {
-			return
-		}
+		s[i] = b.strict(b.st.args[i+1], t)
 	}
-	return
+	return b.strictDst(b.st.args[0], dt), s
 }
 
-func (b *builder) map1(dt, t dtype, f func(x uint64) uint64) (execFn, error) {
-	d, s, err := b.operands(dt, t)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) map1(dt, t dtype, f func(x uint64) uint64) execFn {
+	d, s := b.operands(dt, t)
 	return func(w *warp, m uint32) {
 		x, o := s[0].load(w, m, &w.tmp[0]), &w.res
 		for i := range o {
 			o[i] = f(x[i])
 		}
 		d.store(w, m, o)
-	}, nil
+	}
 }
 
-func (b *builder) map2(dt, xt, yt dtype, f func(x, y uint64) uint64) (execFn, error) {
-	d, s, err := b.operands(dt, xt, yt)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) map2(dt, xt, yt dtype, f func(x, y uint64) uint64) execFn {
+	d, s := b.operands(dt, xt, yt)
 	return func(w *warp, m uint32) {
 		x, y, o := s[0].load(w, m, &w.tmp[0]), s[1].load(w, m, &w.tmp[1]), &w.res
 		for i := range o {
 			o[i] = f(x[i], y[i])
 		}
 		d.store(w, m, o)
-	}, nil
+	}
 }
 
-func (b *builder) map3(dt, xt, yt, zt dtype, f func(x, y, z uint64) uint64) (execFn, error) {
-	d, s, err := b.operands(dt, xt, yt, zt)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) map3(dt, xt, yt, zt dtype, f func(x, y, z uint64) uint64) execFn {
+	d, s := b.operands(dt, xt, yt, zt)
 	return func(w *warp, m uint32) {
 		x, y, z := s[0].load(w, m, &w.tmp[0]), s[1].load(w, m, &w.tmp[1]), s[2].load(w, m, &w.tmp[2])
 		o := &w.res
@@ -114,5 +98,5 @@ func (b *builder) map3(dt, xt, yt, zt dtype, f func(x, y, z uint64) uint64) (exe
 			o[i] = f(x[i], y[i], z[i])
 		}
 		d.store(w, m, o)
-	}, nil
+	}
 }

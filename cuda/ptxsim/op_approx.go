@@ -35,18 +35,11 @@ func sqrtOdd(x float64) float64 {
 }
 
 // decodeApprox is the one-operand functions, approximate and rounded.
-func decodeApprox(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "approx ftz ftz64 ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeApprox(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "approx ftz ftz64 ROUND")
 	f, ftz, mode := approximations[st.op], ms.has("ftz"), ms.round
 	if !t.float() {
-		return nil, b.unsupported("type %s", t)
+		panic(b.unsupported("type %s", t))
 	}
 	if t == tF32 && mode == roundNearest {
 		return b.approxFast(f, ftz)
@@ -67,18 +60,10 @@ func decodeApprox(b *builder, st *statement) (execFn, error) {
 	return b.map1(t, t, func(x uint64) uint64 { return one(t, x) })
 }
 
-func (b *builder) approxFast(f func(float64) float64, ftz bool) (execFn, error) {
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(b.st.args[0], tF32)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(b.st.args[1], tF32)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) approxFast(f func(float64) float64, ftz bool) execFn {
+	b.args(2)
+	d := b.strictDst(b.st.args[0], tF32)
+	x := b.strict(b.st.args[1], tF32)
 	return func(w *warp, m uint32) {
 		p := w.in32(x.i, m)
 		w.d32[d.i] |= m
@@ -95,42 +80,20 @@ func (b *builder) approxFast(f func(float64) float64, ftz bool) (execFn, error) 
 			}
 			o[i] = v
 		}
-	}, nil
+	}
 }
 
-func decodeCopysign(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeCopysign(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	sign := uint64(1) << (8*t.size() - 1)
 	return b.map2(t, t, t, func(x, y uint64) uint64 { return x&sign | y&^sign }) // sign of the first
 }
 
-func decodeTestp(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "finite infinite number notanumber normal subnormal")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.pred(st.args[0])
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
+func decodeTestp(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "finite infinite number notanumber normal subnormal")
+	b.args(2)
+	d := b.pred(st.args[0])
+	x := b.strict(st.args[1], t)
 	smallest := 0x1p-126
 	if t == tF64 {
 		smallest = 0x1p-1022
@@ -160,5 +123,5 @@ func decodeTestp(b *builder, st *statement) (execFn, error) {
 			}
 		}
 		w.setPred(d.i, r, m)
-	}, nil
+	}
 }

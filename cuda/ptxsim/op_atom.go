@@ -77,15 +77,8 @@ func combine(op string, t dtype) func(old, x uint64) uint64 {
 
 // decodeAtom is atom and red. Lanes go one after the other; blocks on other
 // goroutines are kept out by compare-and-swap on the containing word.
-func decodeAtom(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, atomMods)
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeAtom(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, atomMods)
 	op := ""
 	for _, m := range st.mods {
 		switch m {
@@ -100,11 +93,9 @@ func decodeAtom(b *builder, st *statement) (execFn, error) {
 	}
 	if st.op == "atom" {
 		if len(args) < 3 {
-			return nil, b.unsupported("%d operands", len(args))
+			panic(b.unsupported("%d operands", len(args)))
 		}
-		if d, err = b.strictDst(args[0], t); err != nil {
-			return nil, err
-		}
+		d = b.strictDst(args[0], t)
 		args = args[1:]
 	}
 	want := 2
@@ -116,21 +107,13 @@ func decodeAtom(b *builder, st *statement) (execFn, error) {
 	}
 	f := combine(op, t)
 	if len(args) != want || f == nil && op != "cas" {
-		return nil, b.unsupported("operation or operands")
+		panic(b.unsupported("operation or operands"))
 	}
-	acc, err := b.memArg(args[0], spaceOf(st))
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(args[1], t)
-	if err != nil {
-		return nil, err
-	}
+	acc := b.memArg(args[0], spaceOf(st))
+	x := b.strict(args[1], t)
 	y := x
 	if op == "cas" {
-		if y, err = b.strict(args[2], t); err != nil {
-			return nil, err
-		}
+		y = b.strict(args[2], t)
 	}
 	size := uint64(t.size())
 	return func(w *warp, m uint32) {
@@ -166,7 +149,7 @@ func decodeAtom(b *builder, st *statement) (execFn, error) {
 			}
 			d.set(w, i, atomicUpdate(w.global(a, size, i), g, v))
 		}
-	}, nil
+	}
 }
 
 // atomicUpdate replaces the value in p, 2, 4 or 8 aligned bytes of host memory.

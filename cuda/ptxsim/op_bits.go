@@ -5,36 +5,24 @@ import (
 )
 
 // predLogic is and/or/xor on predicates.
-func (b *builder) predLogic(op string) (execFn, error) {
-	if err := b.args(3); err != nil {
-		return nil, err
-	}
+func (b *builder) predLogic(op string) execFn {
+	b.args(3)
 	var p [3]predSlot
 	for i := range p {
-		var err error
-		if p[i], err = b.pred(b.st.args[i]); err != nil {
-			return nil, err
-		}
+		p[i] = b.pred(b.st.args[i])
 	}
 	d, x, y := p[0].i, p[1], p[2]
 	switch op {
 	case "and":
-		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)&y.get(w, m), m) }, nil
+		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)&y.get(w, m), m) }
 	case "or":
-		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)|y.get(w, m), m) }, nil
+		return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)|y.get(w, m), m) }
 	}
-	return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)^y.get(w, m), m) }, nil
+	return func(w *warp, m uint32) { w.setPred(d, x.get(w, m)^y.get(w, m), m) }
 }
 
-func decodeLogic(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeLogic(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	if t == tPred {
 		return b.predLogic(st.op)
 	}
@@ -47,10 +35,7 @@ func decodeLogic(b *builder, st *statement) (execFn, error) {
 		}
 		return b.map2(t, t, t, func(x, y uint64) uint64 { return x ^ y })
 	}
-	d, x, y, err := b.slots2(t)
-	if err != nil {
-		return nil, err
-	}
+	d, x, y := b.slots2(t)
 	switch st.op {
 	case "and":
 		return func(w *warp, m uint32) {
@@ -60,7 +45,7 @@ func decodeLogic(b *builder, st *statement) (execFn, error) {
 				o[i] = p[i] & q[i]
 			}
 			w.put32(d, m)
-		}, nil
+		}
 	case "or":
 		return func(w *warp, m uint32) {
 			p, q := w.in32(x, m), w.in32(y, m)
@@ -69,7 +54,7 @@ func decodeLogic(b *builder, st *statement) (execFn, error) {
 				o[i] = p[i] | q[i]
 			}
 			w.put32(d, m)
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		p, q := w.in32(x, m), w.in32(y, m)
@@ -78,31 +63,16 @@ func decodeLogic(b *builder, st *statement) (execFn, error) {
 			o[i] = p[i] ^ q[i]
 		}
 		w.put32(d, m)
-	}, nil
+	}
 }
 
-func decodeNot(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeNot(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	if t == tPred {
-		if err := b.args(2); err != nil {
-			return nil, err
-		}
-		d, err := b.pred(st.args[0])
-		if err != nil {
-			return nil, err
-		}
-		x, err := b.pred(st.args[1])
-		if err != nil {
-			return nil, err
-		}
-		return func(w *warp, m uint32) { w.setPred(d.i, ^x.get(w, m), m) }, nil
+		b.args(2)
+		d := b.pred(st.args[0])
+		x := b.pred(st.args[1])
+		return func(w *warp, m uint32) { w.setPred(d.i, ^x.get(w, m), m) }
 	}
 	if st.op == "cnot" {
 		return b.map1(t, t, func(x uint64) uint64 {
@@ -116,21 +86,12 @@ func decodeNot(b *builder, st *statement) (execFn, error) {
 }
 
 // decodeShift: amounts beyond the width are clamped to it, as PTX says.
-func decodeShift(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeShift(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	width := uint64(8 * t.size())
 	if st.op == "shl" {
 		if t.size() == 4 {
-			if err := b.args(3); err != nil {
-				return nil, err
-			}
+			b.args(3)
 			if st.args[2].kind == argImm {
 				return b.shlImm(t)
 			}
@@ -143,15 +104,9 @@ func decodeShift(b *builder, st *statement) (execFn, error) {
 	return b.map2(t, t, tU32, func(x, y uint64) uint64 { return x >> min(y, width) })
 }
 
-func (b *builder) shlImm(t dtype) (execFn, error) {
-	d, err := b.strictDst(b.st.args[0], t)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(b.st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) shlImm(t dtype) execFn {
+	d := b.strictDst(b.st.args[0], t)
+	x := b.strict(b.st.args[1], t)
 	n := min(b.st.args[2].bits&0xffffffff, 32)
 	return func(w *warp, m uint32) {
 		p := w.in32(x.i, m)
@@ -160,17 +115,14 @@ func (b *builder) shlImm(t dtype) (execFn, error) {
 			o[i] = p[i] << n
 		}
 		w.put32(d.i, m)
-	}, nil
+	}
 }
 
 // decodeFunnel is shf: a 64-bit value {hi:lo} shifted, one half kept.
-func decodeFunnel(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "l r clamp wrap")
-	if err != nil {
-		return nil, err
-	}
+func decodeFunnel(b *builder, st *statement) execFn {
+	ms := b.mods(st, "l r clamp wrap")
 	if ms.has("l") == ms.has("r") || ms.has("clamp") == ms.has("wrap") {
-		return nil, b.unsupported("direction or mode missing")
+		panic(b.unsupported("direction or mode missing"))
 	}
 	return b.map3(tB32, tB32, tB32, tU32, func(lo, hi, n uint64) uint64 {
 		if ms.has("wrap") {
@@ -186,15 +138,8 @@ func decodeFunnel(b *builder, st *statement) (execFn, error) {
 	})
 }
 
-func decodeBfe(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeBfe(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	return b.map3(t, t, tU32, tU32, func(x, pos, n uint64) uint64 { return bitExtract(t, x, pos&0xff, n&0xff) })
 }
 
@@ -224,27 +169,13 @@ func bitExtract(t dtype, x, pos, n uint64) uint64 {
 }
 
 // decodeBfi: d = b with n bits of a inserted at pos.
-func decodeBfi(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(5); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(st.args[0], t)
-	if err != nil {
-		return nil, err
-	}
+func decodeBfi(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
+	b.args(5)
+	d := b.strictDst(st.args[0], t)
 	var s [4]slot
 	for i, ty := range []dtype{t, t, tU32, tU32} {
-		if s[i], err = b.strict(st.args[i+1], ty); err != nil {
-			return nil, err
-		}
+		s[i] = b.strict(st.args[i+1], ty)
 	}
 	mask := sizeMask(t)
 	width := uint64(8 * t.size())
@@ -263,18 +194,11 @@ func decodeBfi(b *builder, st *statement) (execFn, error) {
 			}
 			d.set(w, i, r&mask)
 		}
-	}, nil
+	}
 }
 
-func decodeBfind(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "shiftamt")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeBfind(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "shiftamt")
 	width := 8 * t.size()
 	return b.map1(tU32, t, func(x uint64) uint64 {
 		if t.signed() && int64(x) < 0 {
@@ -293,15 +217,8 @@ func decodeBfind(b *builder, st *statement) (execFn, error) {
 }
 
 // decodeCount is popc, clz and brev.
-func decodeCount(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeCount(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	switch st.op {
 	case "popc":
 		return b.map1(tU32, t, func(x uint64) uint64 { return uint64(bits.OnesCount64(x)) })

@@ -16,76 +16,65 @@ type asyncCopy struct {
 	line     int
 }
 
-func decodeCp(b *builder, st *statement) (execFn, error) {
+func decodeCp(b *builder, st *statement) execFn {
 	if len(st.mods) == 0 || st.mods[0] != "async" {
-		return nil, b.unsupported("form of cp")
+		panic(b.unsupported("form of cp"))
 	}
 	has := func(m string) bool { return slices.Contains(st.mods, m) }
 	switch {
 	case has("bulk"), has("mbarrier"):
-		return nil, b.unsupported("form of cp.async")
+		panic(b.unsupported("form of cp.async"))
 	case has("commit_group"):
+		b.args(0)
 		return func(w *warp, m uint32) {
 			for ; m != 0; m &= m - 1 {
 				w.groupN[bits.TrailingZeros32(m)&31]++
 			}
-		}, b.args(0)
+		}
 	case has("wait_all"):
+		b.args(0)
 		return func(w *warp, m uint32) {
 			for mm := m; mm != 0; mm &= mm - 1 {
 				w.groupN[bits.TrailingZeros32(mm)&31]++
 			}
 			w.finishCopies(m, 0)
-		}, b.args(0)
-	case has("wait_group"):
-		if err := b.args(1); err != nil {
-			return nil, err
 		}
+	case has("wait_group"):
+		b.args(1)
 		if st.args[0].kind != argImm {
-			return nil, b.unsupported("number of groups is no constant")
+			panic(b.unsupported("number of groups is no constant"))
 		}
 		n := uint32(st.args[0].bits)
-		return func(w *warp, m uint32) { w.finishCopies(m, n) }, nil
+		return func(w *warp, m uint32) { w.finishCopies(m, n) }
 	}
 	return b.cpAsync(st)
 }
 
 // cpAsync is cp.async.{ca,cg}.shared.global [dst], [src], size{, src-size | , ignore-src}.
-func (b *builder) cpAsync(st *statement) (execFn, error) {
-	ms, err := b.mods(st, "async ca cg shared shared::cta global L2::64B L2::128B L2::256B L2::cache_hint")
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) cpAsync(st *statement) execFn {
+	ms := b.mods(st, "async ca cg shared shared::cta global L2::64B L2::128B L2::256B L2::cache_hint")
 	extra := len(st.args) - 3
 	if ms.has("L2::cache_hint") {
 		extra--
 	}
 	if extra < 0 || extra > 1 || st.args[2].kind != argImm {
-		return nil, b.unsupported("operands")
+		panic(b.unsupported("operands"))
 	}
 	n := st.args[2].bits
 	if n != 16 && (ms.has("cg") || n != 4 && n != 8) {
-		return nil, b.unsupported("size %d", n)
+		panic(b.unsupported("size %d", n))
 	}
-	dst, err := b.memArg(st.args[0], spShared)
-	if err != nil {
-		return nil, err
-	}
-	src, err := b.memArg(st.args[1], spGlobal)
-	if err != nil {
-		return nil, err
-	}
+	dst := b.memArg(st.args[0], spShared)
+	src := b.memArg(st.args[1], spGlobal)
 	size := slot{b.constant(n, false), false, tU32}
 	ignore, byPred := predSlot{}, false
 	if extra == 1 {
 		a := st.args[3]
 		if a.kind == argReg && b.fn.regs[a.reg].typ == tPred {
-			if ignore, err = b.pred(a); err != nil {
-				return nil, err
-			}
+			ignore = b.pred(a)
 			byPred = true
-		} else if size, err = b.strict(a, tU32); err != nil {
-			return nil, err
+		} else {
+			size = b.strict(a, tU32)
 		}
 	}
 	return func(w *warp, m uint32) {
@@ -119,7 +108,7 @@ func (b *builder) cpAsync(st *statement) (execFn, error) {
 			}
 			w.issueCopy(asyncCopy{dst: to[i], src: from[i], n: n, valid: valid, lane: i, group: w.groupN[i]})
 		}
-	}, nil
+	}
 }
 
 // issueCopy checks a copy when it is issued: the hardware may write at once.

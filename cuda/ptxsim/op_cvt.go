@@ -7,16 +7,13 @@ import (
 
 // decodeCvt converts between types. The register of a destination may be wider
 // than its type: integers are then extended by sign, as PTX says.
-func decodeCvt(b *builder, st *statement) (execFn, error) {
+func decodeCvt(b *builder, st *statement) execFn {
 	if len(st.mods) > 0 && st.mods[0] == "pack" {
 		return b.cvtPack(st)
 	}
-	ms, err := b.mods(st, "ftz sat satfinite relu ROUND")
-	if err != nil {
-		return nil, err
-	}
+	ms := b.mods(st, "ftz sat satfinite relu ROUND")
 	if len(ms.types) != 2 {
-		return nil, b.unsupported("%d types", len(ms.types))
+		panic(b.unsupported("%d types", len(ms.types)))
 	}
 	dt, t := ms.types[0], ms.types[1]
 	switch {
@@ -27,31 +24,23 @@ func decodeCvt(b *builder, st *statement) (execFn, error) {
 	case dt == tE4M3x2 || dt == tE5M2x2:
 		return b.cvtHalvesFP8(st, dt, t, ms)
 	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.dst(st.args[0], dt)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.src(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
+	b.args(2)
+	d := b.dst(st.args[0], dt)
+	x := b.src(st.args[1], t)
 	if x.wide && !t.wide() { // cvt.u16.u32 from a wider register reads its low bits
 		x.t = t
 	} else if !x.wide && t.wide() {
-		return nil, b.unsupported("source of %d bytes", t.size())
+		panic(b.unsupported("source of %d bytes", t.size()))
 	}
 	if !d.wide && dt.wide() {
-		return nil, b.unsupported("destination of %d bytes", dt.size())
+		panic(b.unsupported("destination of %d bytes", dt.size()))
 	}
 	if f := b.cvtFast(d, x, dt, t, ms); f != nil {
-		return f, nil
+		return f
 	}
 	f := converter(dt, t, ms)
 	if f == nil {
-		return nil, b.unsupported("conversion")
+		panic(b.unsupported("conversion"))
 	}
 	out := b.widen(st.args[0], dt)
 	return func(w *warp, m uint32) {
@@ -60,7 +49,7 @@ func decodeCvt(b *builder, st *statement) (execFn, error) {
 			i := bits.TrailingZeros32(m)
 			d.set(w, i, out(f(x.get(w, i))))
 		}
-	}, nil
+	}
 }
 
 // widen says how a value of type t fills the register of operand a.
@@ -254,7 +243,7 @@ func (b *builder) cvtFast(d, x slot, dt, t dtype, ms modset) execFn {
 }
 
 // cvtPair is cvt.f16x2.f32 d, hi, lo and its bf16 and fp8 twins.
-func (b *builder) cvtPair(st *statement, dt, t dtype, ms modset) (execFn, error) {
+func (b *builder) cvtPair(st *statement, dt, t dtype, ms modset) execFn {
 	var e dtype
 	switch dt {
 	case tF16x2, tBF16x2:
@@ -264,10 +253,10 @@ func (b *builder) cvtPair(st *statement, dt, t dtype, ms modset) (execFn, error)
 	case tE5M2x2:
 		e = tE5M2
 	default:
-		return nil, b.unsupported("pair conversion")
+		panic(b.unsupported("pair conversion"))
 	}
 	if t != tF32 {
-		return nil, b.unsupported("pair from %s", t)
+		panic(b.unsupported("pair from %s", t))
 	}
 	one := func(x uint64) uint64 {
 		v := decodeFloat(x, t)
@@ -285,14 +274,14 @@ func (b *builder) cvtPair(st *statement, dt, t dtype, ms modset) (execFn, error)
 }
 
 // cvtUnpackFP8 is cvt.rn.f16x2.e4m3x2 d, a.
-func (b *builder) cvtUnpackFP8(st *statement, dt, t dtype, ms modset) (execFn, error) {
+func (b *builder) cvtUnpackFP8(st *statement, dt, t dtype, ms modset) execFn {
 	e := tE4M3
 	switch t {
 	case tE4M3x2:
 	case tE5M2x2:
 		e = tE5M2
 	default:
-		return nil, b.unsupported("conversion from %s", t)
+		panic(b.unsupported("conversion from %s", t))
 	}
 	one := func(x uint64) uint64 {
 		v := decodeFloat(x&0xff, e)
@@ -305,13 +294,13 @@ func (b *builder) cvtUnpackFP8(st *statement, dt, t dtype, ms modset) (execFn, e
 }
 
 // cvtHalvesFP8 is cvt.rn.satfinite.e4m3x2.f16x2 d, a.
-func (b *builder) cvtHalvesFP8(st *statement, dt, t dtype, ms modset) (execFn, error) {
+func (b *builder) cvtHalvesFP8(st *statement, dt, t dtype, ms modset) execFn {
 	e := tE4M3
 	if dt == tE5M2x2 {
 		e = tE5M2
 	}
 	if t != tF16x2 && t != tBF16x2 {
-		return nil, b.unsupported("conversion from %s", t)
+		panic(b.unsupported("conversion from %s", t))
 	}
 	one := func(x uint64) uint64 {
 		return encodeFloat(decodeFloat(x&0xffff, halfOf(t)), e, ms.round, ms.has("satfinite"))
@@ -321,13 +310,13 @@ func (b *builder) cvtHalvesFP8(st *statement, dt, t dtype, ms modset) (execFn, e
 
 // cvtPack is cvt.pack.sat.{u8,s8}.s32.b32 d, a, b, c: two integers saturated into
 // the low bytes, the low half of c above them; and the 16-bit form without c.
-func (b *builder) cvtPack(st *statement) (execFn, error) {
+func (b *builder) cvtPack(st *statement) execFn {
 	if len(st.mods) < 4 || st.mods[1] != "sat" {
-		return nil, b.unsupported("form of cvt.pack")
+		panic(b.unsupported("form of cvt.pack"))
 	}
 	dt, t := dtypeByName[st.mods[2]], dtypeByName[st.mods[3]]
 	if t != tS32 || dt.size() > 2 || !dt.integer() {
-		return nil, b.unsupported("types of cvt.pack")
+		panic(b.unsupported("types of cvt.pack"))
 	}
 	width := 8 * dt.size()
 	if dt.size() == 2 {

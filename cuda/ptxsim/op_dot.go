@@ -1,14 +1,7 @@
 package ptxsim
 
-func decodeMul24(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "lo hi")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeMul24(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "lo hi")
 	cut := func(x uint64) uint64 {
 		if t == tS32 {
 			return uint64(int64(x<<40) >> 40)
@@ -28,15 +21,8 @@ func decodeMul24(b *builder, st *statement) (execFn, error) {
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return mul(x, y) + z })
 }
 
-func decodeSad(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeSad(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 {
 		if t.signed() && int64(x) < int64(y) || !t.signed() && x < y {
 			x, y = y, x
@@ -47,13 +33,10 @@ func decodeSad(b *builder, st *statement) (execFn, error) {
 
 // decodeDp is dp4a and dp2a: d = c + sum a[i]*b[i] over bytes (dp2a: halves of a
 // by the low or high bytes of b).
-func decodeDp(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "lo hi")
-	if err != nil {
-		return nil, err
-	}
+func decodeDp(b *builder, st *statement) execFn {
+	ms := b.mods(st, "lo hi")
 	if len(ms.types) != 2 {
-		return nil, b.unsupported("%d types", len(ms.types))
+		panic(b.unsupported("%d types", len(ms.types)))
 	}
 	at, bt := ms.types[0], ms.types[1]
 	ext := func(x uint64, signed bool, size int) uint64 {
@@ -75,7 +58,7 @@ func decodeDp(b *builder, st *statement) (execFn, error) {
 		})
 	}
 	if ms.has("hi") == ms.has("lo") {
-		return nil, b.unsupported("neither .lo nor .hi")
+		panic(b.unsupported("neither .lo nor .hi"))
 	}
 	return b.map3(ct, tB32, tB32, ct, func(x, y, z uint64) uint64 {
 		if ms.has("hi") {

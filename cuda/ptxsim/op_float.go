@@ -5,7 +5,7 @@ import (
 )
 
 // floatArith decodes add, sub, mul and div of every float type.
-func (b *builder) floatArith(op string, t dtype, ms modset) (execFn, error) {
+func (b *builder) floatArith(op string, t dtype, ms modset) execFn {
 	mode, sat, ftz := ms.round, ms.has("sat"), ms.has("ftz")
 	if t == tF32 && mode == roundNearest && !sat && !ftz && op != "div" {
 		return b.floatFast(op)
@@ -106,11 +106,8 @@ func divOdd(x, y float64) float64 {
 }
 
 // floatFast is f32 add, sub and mul to nearest.
-func (b *builder) floatFast(op string) (execFn, error) {
-	d, x, y, err := b.slots2(tF32)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) floatFast(op string) execFn {
+	d, x, y := b.slots2(tF32)
 	switch op {
 	case "add":
 		return func(w *warp, m uint32) {
@@ -120,7 +117,7 @@ func (b *builder) floatFast(op string) (execFn, error) {
 				o[i] = canonNaN(math.Float32frombits(p[i]) + math.Float32frombits(q[i]))
 			}
 			w.put32(d, m)
-		}, nil
+		}
 	case "sub":
 		return func(w *warp, m uint32) {
 			p, q := w.in32(x, m), w.in32(y, m)
@@ -129,7 +126,7 @@ func (b *builder) floatFast(op string) (execFn, error) {
 				o[i] = canonNaN(math.Float32frombits(p[i]) - math.Float32frombits(q[i]))
 			}
 			w.put32(d, m)
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		p, q := w.in32(x, m), w.in32(y, m)
@@ -138,7 +135,7 @@ func (b *builder) floatFast(op string) (execFn, error) {
 			o[i] = canonNaN(math.Float32frombits(p[i]) * math.Float32frombits(q[i]))
 		}
 		w.put32(d, m)
-	}, nil
+	}
 }
 
 // canonNaN gives the bits of x; every NaN is the canonical 0x7fffffff.
@@ -150,11 +147,11 @@ func canonNaN(x float32) uint32 {
 }
 
 // floatFma decodes fma and mad of floats: one rounding.
-func (b *builder) floatFma(t dtype, ms modset) (execFn, error) {
+func (b *builder) floatFma(t dtype, ms modset) execFn {
 	mode, sat, ftz, relu := ms.round, ms.has("sat"), ms.has("ftz"), ms.has("relu")
 	if t == tF64 {
 		if mode != roundNearest {
-			return nil, b.unsupported("rounding of f64")
+			panic(b.unsupported("rounding of f64"))
 		}
 		return b.map3(t, t, t, t, func(x, y, z uint64) uint64 {
 			return math.Float64bits(math.FMA(math.Float64frombits(x), math.Float64frombits(y), math.Float64frombits(z)))
@@ -180,19 +177,12 @@ func (b *builder) floatFma(t dtype, ms modset) (execFn, error) {
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return one(t, x, y, z) })
 }
 
-func (b *builder) fmaFast() (execFn, error) {
-	if err := b.args(4); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(b.st.args[0], tF32)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) fmaFast() execFn {
+	b.args(4)
+	d := b.strictDst(b.st.args[0], tF32)
 	var s [3]slot
 	for i := range s {
-		if s[i], err = b.strict(b.st.args[i+1], tF32); err != nil {
-			return nil, err
-		}
+		s[i] = b.strict(b.st.args[i+1], tF32)
 	}
 	return func(w *warp, m uint32) {
 		x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
@@ -201,28 +191,21 @@ func (b *builder) fmaFast() (execFn, error) {
 			o[i] = canonNaN(fma32(math.Float32frombits(x[i]), math.Float32frombits(y[i]), math.Float32frombits(z[i])))
 		}
 		w.put32(d.i, m)
-	}, nil
+	}
 }
 
-func decodeFma(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz sat relu noftz oob ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeFma(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "ftz sat relu noftz oob ROUND")
 	if !t.float() || ms.has("oob") {
-		return nil, b.unsupported("fma of %s", t)
+		panic(b.unsupported("fma of %s", t))
 	}
 	return b.floatFma(t, ms)
 }
 
 // floatMinMax: a NaN loses unless .NaN; -0 is below +0.
-func (b *builder) floatMinMax(isMax bool, t dtype, ms modset) (execFn, error) {
+func (b *builder) floatMinMax(isMax bool, t dtype, ms modset) execFn {
 	if ms.has("abs") || ms.has("xorsign") || ms.has("relu") {
-		return nil, b.unsupported("suffix of a float minimum")
+		panic(b.unsupported("suffix of a float minimum"))
 	}
 	pick := func(e dtype, x, y uint64) uint64 {
 		x, y = ftzIn(x, e, ms.has("ftz")), ftzIn(y, e, ms.has("ftz"))

@@ -4,14 +4,6 @@ import (
 	"math/bits"
 )
 
-// one reports the single type of an instruction.
-func (b *builder) one(ms modset) (dtype, error) {
-	if len(ms.types) != 1 {
-		return tNone, b.unsupported("%d types", len(ms.types))
-	}
-	return ms.types[0], nil
-}
-
 func sizeMask(t dtype) uint64 {
 	if t.size() == 8 {
 		return ^uint64(0)
@@ -20,38 +12,20 @@ func sizeMask(t dtype) uint64 {
 }
 
 // slots2 resolves d, x, y of one type.
-func (b *builder) slots2(t dtype) (d, x, y int32, err error) {
-	if err = b.args(3); err != nil {
-		return
-	}
-	var s [3]slot
-	if s[0], err = b.strictDst(b.st.args[0], t); err != nil {
-		return
-	}
-	for i := 1; i < 3; i++ {
-		if s[i], err = b.strict(b.st.args[i], t); err != nil {
-			return
-		}
-	}
-	return s[0].i, s[1].i, s[2].i, nil
+func (b *builder) slots2(t dtype) (d, x, y int32) {
+	to, s := b.operands(t, t, t)
+	return to.i, s[0].i, s[1].i
 }
 
-func decodeAddSub(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz sat noftz ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeAddSub(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "ftz sat noftz ROUND")
 	sub := st.op == "sub"
 	if t.float() {
 		return b.floatArith(st.op, t, ms)
 	}
 	if ms.has("sat") {
 		if t != tS32 {
-			return nil, b.unsupported(".sat of %s", t)
+			panic(b.unsupported(".sat of %s", t))
 		}
 		return b.map2(t, t, t, func(x, y uint64) uint64 {
 			if sub {
@@ -62,10 +36,7 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 	}
 	switch t.size() {
 	case 4:
-		d, x, y, err := b.slots2(t)
-		if err != nil {
-			return nil, err
-		}
+		d, x, y := b.slots2(t)
 		if sub {
 			return func(w *warp, m uint32) {
 				p, q := w.in32(x, m), w.in32(y, m)
@@ -74,7 +45,7 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 					o[i] = p[i] - q[i]
 				}
 				w.put32(d, m)
-			}, nil
+			}
 		}
 		return func(w *warp, m uint32) {
 			p, q := w.in32(x, m), w.in32(y, m)
@@ -83,12 +54,9 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 				o[i] = p[i] + q[i]
 			}
 			w.put32(d, m)
-		}, nil
-	case 8:
-		d, x, y, err := b.slots2(t)
-		if err != nil {
-			return nil, err
 		}
+	case 8:
+		d, x, y := b.slots2(t)
 		if sub {
 			return func(w *warp, m uint32) {
 				p, q := w.in64(x, m), w.in64(y, m)
@@ -97,7 +65,7 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 					o[i] = p[i] - q[i]
 				}
 				w.put64(d, m)
-			}, nil
+			}
 		}
 		return func(w *warp, m uint32) {
 			p, q := w.in64(x, m), w.in64(y, m)
@@ -106,7 +74,7 @@ func decodeAddSub(b *builder, st *statement) (execFn, error) {
 				o[i] = p[i] + q[i]
 			}
 			w.put64(d, m)
-		}, nil
+		}
 	}
 	if sub {
 		return b.map2(t, t, t, func(x, y uint64) uint64 { return x - y })
@@ -146,33 +114,23 @@ func wideOf(t dtype) dtype {
 	return tNone
 }
 
-func decodeMul(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "lo hi wide ftz sat noftz ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeMul(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "lo hi wide ftz sat noftz ROUND")
 	switch {
 	case t.float():
 		return b.floatArith("mul", t, ms)
 	case ms.has("wide"):
 		wt := wideOf(t)
 		if wt == tNone {
-			return nil, b.unsupported(".wide of %s", t)
+			panic(b.unsupported(".wide of %s", t))
 		}
 		return b.map2(wt, t, t, func(x, y uint64) uint64 { return x * y })
 	case ms.has("hi"):
 		return b.map2(t, t, t, func(x, y uint64) uint64 { return mulHi(t, x, y) })
 	case !ms.has("lo"):
-		return nil, b.unsupported("neither .lo, .hi nor .wide")
+		panic(b.unsupported("neither .lo, .hi nor .wide"))
 	case t.size() == 4:
-		d, x, y, err := b.slots2(t)
-		if err != nil {
-			return nil, err
-		}
+		d, x, y := b.slots2(t)
 		return func(w *warp, m uint32) {
 			p, q := w.in32(x, m), w.in32(y, m)
 			o := w.out32(d, m)
@@ -180,52 +138,38 @@ func decodeMul(b *builder, st *statement) (execFn, error) {
 				o[i] = p[i] * q[i]
 			}
 			w.put32(d, m)
-		}, nil
+		}
 	}
 	return b.map2(t, t, t, func(x, y uint64) uint64 { return x * y })
 }
 
-func decodeMad(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "lo hi wide ftz sat ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeMad(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "lo hi wide ftz sat ROUND")
 	switch {
 	case t.float():
 		return b.floatFma(t, ms)
 	case ms.has("wide"):
 		wt := wideOf(t)
 		if wt == tNone {
-			return nil, b.unsupported(".wide of %s", t)
+			panic(b.unsupported(".wide of %s", t))
 		}
 		return b.map3(wt, t, t, wt, func(x, y, z uint64) uint64 { return x*y + z })
 	case ms.has("hi"):
 		if ms.has("sat") {
-			return nil, b.unsupported(".sat")
+			panic(b.unsupported(".sat"))
 		}
 		return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return mulHi(t, x, y) + z })
 	case !ms.has("lo"):
-		return nil, b.unsupported("neither .lo, .hi nor .wide")
+		panic(b.unsupported("neither .lo, .hi nor .wide"))
 	}
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return x*y + z })
 }
 
-func decodeDiv(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz approx full ROUND")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeDiv(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "ftz approx full ROUND")
 	if t.float() {
 		if st.op == "rem" {
-			return nil, b.unsupported("rem of %s", t)
+			panic(b.unsupported("rem of %s", t))
 		}
 		return b.floatArith("div", t, ms)
 	}
@@ -253,21 +197,14 @@ func decodeDiv(b *builder, st *statement) (execFn, error) {
 	})
 }
 
-func decodeMinMax(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz NaN xorsign abs relu")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeMinMax(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "ftz NaN xorsign abs relu")
 	isMax := st.op == "max"
 	if t.float() {
 		return b.floatMinMax(isMax, t, ms)
 	}
 	if ms.has("relu") && t != tS32 {
-		return nil, b.unsupported(".relu of %s", t)
+		panic(b.unsupported(".relu of %s", t))
 	}
 	return b.map2(t, t, t, func(x, y uint64) uint64 {
 		less := x < y
@@ -285,15 +222,8 @@ func decodeMinMax(b *builder, st *statement) (execFn, error) {
 	})
 }
 
-func decodeNegAbs(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeNegAbs(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "ftz")
 	neg := st.op == "neg"
 	if t.float() {
 		var sign uint64

@@ -15,16 +15,16 @@ type access struct {
 }
 
 // memArg resolves [reg+off], [var+off] or [off] in space sp.
-func (b *builder) memArg(a operand, sp space) (access, error) {
+func (b *builder) memArg(a operand, sp space) access {
 	if a.kind != argMem {
-		return access{}, b.unsupported("operand is no address")
+		panic(b.unsupported("operand is no address"))
 	}
 	acc := access{sp: sp, off: uint64(a.off)}
 	switch {
 	case a.isReg:
 		rt := b.fn.regs[a.reg].typ
 		if rt == tPred || rt.size() < 4 {
-			return acc, b.unsupported("address register %s", a.name)
+			panic(b.unsupported("address register %s", a.name))
 		}
 		acc.base = slot{b.slots[a.reg], rt.size() == 8, tU32}
 		if acc.base.wide {
@@ -32,7 +32,7 @@ func (b *builder) memArg(a operand, sp space) (access, error) {
 		}
 	case a.v != nil:
 		if a.v.space != sp && !(a.v.space == spConst && sp == spGlobal) && sp != spGeneric {
-			return acc, b.unsupported("%s lies in %s memory", a.name, a.v.space)
+			panic(b.unsupported("%s lies in %s memory", a.name, a.v.space))
 		}
 		acc.base = slot{b.constant(b.address(a.v), true), true, tU64}
 		if sp == spGeneric {
@@ -41,7 +41,7 @@ func (b *builder) memArg(a operand, sp space) (access, error) {
 	default:
 		acc.base = slot{b.constant(0, true), true, tU64}
 	}
-	return acc, nil
+	return acc
 }
 
 // addresses computes the lanes' addresses.
@@ -92,49 +92,33 @@ func vectorLen(st *statement) int {
 	return 1
 }
 
-// elements resolves the register or the vector of registers of ld and st.
-func (b *builder) elements(a operand, n int, f func(operand) (slot, error)) ([]slot, error) {
+// elements resolves a register, or a vector of n of them, each by f.
+func (b *builder) elements(a operand, n int, t dtype, f func(operand, dtype) slot) []slot {
 	list := []operand{a}
 	if a.kind == argVec {
 		list = a.list
 	}
 	if len(list) != n {
-		return nil, b.unsupported("%d elements for a vector of %d", len(list), n)
+		panic(b.unsupported("%d elements for a vector of %d", len(list), n))
 	}
 	out := make([]slot, n)
 	for i, e := range list {
-		var err error
-		if out[i], err = f(e); err != nil {
-			return nil, err
-		}
+		out[i] = f(e, t)
 	}
-	return out, nil
+	return out
 }
 
-func decodeLd(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, ldMods)
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeLd(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, ldMods)
 	if len(st.args) < 2 || len(st.args) > 3 || t == tPred || t.size() > 8 {
-		return nil, b.unsupported("operands or type")
+		panic(b.unsupported("operands or type"))
 	}
 	if len(st.args) == 3 && !ms.has("L2::cache_hint") {
-		return nil, b.unsupported("third operand")
+		panic(b.unsupported("third operand"))
 	}
 	n := vectorLen(st)
-	acc, err := b.memArg(st.args[1], spaceOf(st))
-	if err != nil {
-		return nil, err
-	}
-	regs, err := b.elements(st.args[0], n, func(a operand) (slot, error) { return b.dst(a, t) })
-	if err != nil {
-		return nil, err
-	}
+	acc := b.memArg(st.args[1], spaceOf(st))
+	regs := b.elements(st.args[0], n, t, b.dst)
 	first := st.args[0]
 	if first.kind == argVec {
 		first = first.list[0]
@@ -142,7 +126,7 @@ func decodeLd(b *builder, st *statement) (execFn, error) {
 	widen := b.widen(first, t)
 	for _, r := range regs {
 		if t.wide() && !r.wide {
-			return nil, b.unsupported("destination of %d bytes", t.size())
+			panic(b.unsupported("destination of %d bytes", t.size()))
 		}
 	}
 	size := t.size()
@@ -173,10 +157,10 @@ func decodeLd(b *builder, st *statement) (execFn, error) {
 				w.d32[r.i] |= m
 			}
 		}
-	}, nil
+	}
 }
 
-func (b *builder) ldParam(acc access, regs []slot, t dtype, widen func(uint64) uint64) (execFn, error) {
+func (b *builder) ldParam(acc access, regs []slot, t dtype, widen func(uint64) uint64) execFn {
 	size := t.size()
 	if b.isConstant(acc.base) && len(regs) == 1 && int(b.constantValue(acc.base)+acc.off)%size == 0 {
 		at := b.constantValue(acc.base) + acc.off
@@ -200,7 +184,7 @@ func (b *builder) ldParam(acc access, regs []slot, t dtype, widen func(uint64) u
 				o[i] = uint32(v)
 			}
 			w.put32(r.i, m)
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		addrs := acc.addresses(w, m)
@@ -218,41 +202,28 @@ func (b *builder) ldParam(acc access, regs []slot, t dtype, widen func(uint64) u
 				r.set(w, i, widen(loadLE(params[at:], size)))
 			}
 		}
-	}, nil
+	}
 }
 
-func decodeSt(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, ldMods)
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
+func decodeSt(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, ldMods)
 	if len(st.args) < 2 || t == tPred || t.size() > 8 {
-		return nil, b.unsupported("operands or type")
+		panic(b.unsupported("operands or type"))
 	}
 	if len(st.args) == 3 && !ms.has("L2::cache_hint") || len(st.args) > 3 {
-		return nil, b.unsupported("third operand")
+		panic(b.unsupported("third operand"))
 	}
 	n := vectorLen(st)
 	sp := spaceOf(st)
 	if sp == spConst || sp == spParam {
-		return nil, b.unsupported("store to %s memory", sp)
+		panic(b.unsupported("store to %s memory", sp))
 	}
-	acc, err := b.memArg(st.args[0], sp)
-	if err != nil {
-		return nil, err
-	}
-	regs, err := b.elements(st.args[1], n, func(a operand) (slot, error) { return b.src(a, t) })
-	if err != nil {
-		return nil, err
-	}
+	acc := b.memArg(st.args[0], sp)
+	regs := b.elements(st.args[1], n, t, b.src)
 	size := t.size()
 	for _, r := range regs {
 		if t.wide() && !r.wide {
-			return nil, b.unsupported("source of %d bytes", size)
+			panic(b.unsupported("source of %d bytes", size))
 		}
 	}
 	total := uint64(size * n)
@@ -269,7 +240,7 @@ func decodeSt(b *builder, st *statement) (execFn, error) {
 				storeLE(p[e*size:], size, r.get(w, i))
 			}
 		}
-	}, nil
+	}
 }
 
 func loadLE(p []byte, size int) uint64 {

@@ -8,26 +8,15 @@ import (
 // decodeLdmatrix loads 1, 2 or 4 matrices of 8x8 halves. Lane 8j+r gives the
 // address of row r of matrix j; lane l receives elements 2(l%4), 2(l%4)+1 of row
 // l/4, or with .trans those of column l/4.
-func decodeLdmatrix(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "sync aligned m8n8 x1 x2 x4 trans shared shared::cta")
-	if err != nil {
-		return nil, err
-	}
+func decodeLdmatrix(b *builder, st *statement) execFn {
+	ms := b.mods(st, "sync aligned m8n8 x1 x2 x4 trans shared shared::cta")
 	n := matrices(ms)
 	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has("m8n8") || n == 0 || !ms.has("aligned") {
-		return nil, b.unsupported("shape or type")
+		panic(b.unsupported("shape or type"))
 	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	regs, err := b.elements(st.args[0], n, func(a operand) (slot, error) { return b.strictDst(a, tB32) })
-	if err != nil {
-		return nil, err
-	}
-	acc, err := b.memArg(st.args[1], spaceOf(st))
-	if err != nil {
-		return nil, err
-	}
+	b.args(2)
+	regs := b.elements(st.args[0], n, tB32, b.strictDst)
+	acc := b.memArg(st.args[1], spaceOf(st))
 	trans := ms.has("trans")
 	return func(w *warp, m uint32) {
 		if m == 0 {
@@ -51,7 +40,7 @@ func decodeLdmatrix(b *builder, st *statement) (execFn, error) {
 			}
 			w.d32[regs[j].i] = full
 		}
-	}, nil
+	}
 }
 
 func matrices(ms modset) int {
@@ -86,26 +75,15 @@ func (w *warp) matrixAddresses(acc access, n int) *lanes64 {
 }
 
 // decodeStmatrix is the inverse of ldmatrix.
-func decodeStmatrix(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "sync aligned m8n8 x1 x2 x4 trans shared shared::cta")
-	if err != nil {
-		return nil, err
-	}
+func decodeStmatrix(b *builder, st *statement) execFn {
+	ms := b.mods(st, "sync aligned m8n8 x1 x2 x4 trans shared shared::cta")
 	n := matrices(ms)
 	if !slices.Equal(ms.types, []dtype{tB16}) || !ms.has("m8n8") || n == 0 {
-		return nil, b.unsupported("shape or type")
+		panic(b.unsupported("shape or type"))
 	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	acc, err := b.memArg(st.args[0], spaceOf(st))
-	if err != nil {
-		return nil, err
-	}
-	regs, err := b.elements(st.args[1], n, func(a operand) (slot, error) { return b.strict(a, tB32) })
-	if err != nil {
-		return nil, err
-	}
+	b.args(2)
+	acc := b.memArg(st.args[0], spaceOf(st))
+	regs := b.elements(st.args[1], n, tB32, b.strict)
 	trans := ms.has("trans")
 	return func(w *warp, m uint32) {
 		if m == 0 {
@@ -125,25 +103,15 @@ func decodeStmatrix(b *builder, st *statement) (execFn, error) {
 				}
 			}
 		}
-	}, nil
+	}
 }
 
 // decodeMovmatrix transposes an 8x8 matrix held by the warp.
-func decodeMovmatrix(b *builder, st *statement) (execFn, error) {
-	if _, err := b.mods(st, "sync aligned m8n8 trans b16"); err != nil {
-		return nil, err
-	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(st.args[0], tB32)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], tB32)
-	if err != nil {
-		return nil, err
-	}
+func decodeMovmatrix(b *builder, st *statement) execFn {
+	b.mods(st, "sync aligned m8n8 trans b16")
+	b.args(2)
+	d := b.strictDst(st.args[0], tB32)
+	x := b.strict(st.args[1], tB32)
 	return func(w *warp, m uint32) {
 		if m == 0 {
 			return
@@ -156,5 +124,5 @@ func decodeMovmatrix(b *builder, st *statement) (execFn, error) {
 			o[l] = at(2*t, g) | at(2*t+1, g)<<16
 		}
 		w.d32[d.i] = full
-	}, nil
+	}
 }

@@ -22,7 +22,7 @@ type mmaShape struct {
 // decodeMma is mma.sync and mma.sp. Sums are taken exactly enough (float64, or
 // int64 for integers) and rounded once to D's type: the hardware's order and
 // intermediate rounding are not specified and not imitated.
-func decodeMma(b *builder, st *statement) (execFn, error) {
+func decodeMma(b *builder, st *statement) execFn {
 	s := mmaShape{}
 	var types []dtype
 	for _, m := range st.mods {
@@ -39,13 +39,13 @@ func decodeMma(b *builder, st *statement) (execFn, error) {
 		default:
 			t, ok := dtypeByName[m]
 			if !ok {
-				return nil, b.unsupported("suffix .%s", m)
+				panic(b.unsupported("suffix .%s", m))
 			}
 			types = append(types, t)
 		}
 	}
 	if len(types) != 4 {
-		return nil, b.unsupported("%d types", len(types))
+		panic(b.unsupported("%d types", len(types)))
 	}
 	s.dt, s.at, s.bt, s.ct = types[0], types[1], types[2], types[3]
 	s.kc = s.k
@@ -53,19 +53,15 @@ func decodeMma(b *builder, st *statement) (execFn, error) {
 	if s.sparse {
 		s.kc, want = s.k/2, 6
 	}
-	if err := b.args(want); err != nil {
-		return nil, err
-	}
+	b.args(want)
 	if !s.valid() {
-		return nil, b.unsupported("combination of shape and types")
+		panic(b.unsupported("combination of shape and types"))
 	}
-	if err := b.mmaOperands(&s, st); err != nil {
-		return nil, err
-	}
+	b.mmaOperands(&s, st)
 	if s.at.integer() {
-		return s.runInt, nil
+		return s.runInt
 	}
-	return s.runFloat, nil
+	return s.runFloat
 }
 
 func atoi(s string) (n int64) {
@@ -96,37 +92,24 @@ func (s *mmaShape) valid() bool {
 	return false
 }
 
-func (b *builder) mmaOperands(s *mmaShape, st *statement) (err error) {
-	get := func(a operand, n int) ([]slot, error) {
-		return b.elements(a, n, func(e operand) (slot, error) { return b.strict(e, tB32) })
-	}
+func (b *builder) mmaOperands(s *mmaShape, st *statement) {
 	perReg := 4 / s.at.size()
 	acc := 4
 	if s.dt == tF16 {
 		acc = 2
 	}
-	if s.d, err = b.elements(st.args[0], acc, func(e operand) (slot, error) { return b.strictDst(e, tB32) }); err != nil {
-		return err
-	}
-	if s.a, err = get(st.args[1], 16*s.kc/32/perReg); err != nil {
-		return err
-	}
-	if s.b, err = get(st.args[2], 8*s.k/32/perReg); err != nil {
-		return err
-	}
-	if s.c, err = get(st.args[3], acc); err != nil {
-		return err
-	}
+	s.d = b.elements(st.args[0], acc, tB32, b.strictDst)
+	s.a = b.elements(st.args[1], 16*s.kc/32/perReg, tB32, b.strict)
+	s.b = b.elements(st.args[2], 8*s.k/32/perReg, tB32, b.strict)
+	s.c = b.elements(st.args[3], acc, tB32, b.strict)
 	s.aAt = places(len(s.a), s.at.size(), 32, s.aPos)
 	s.bAt = places(len(s.b), s.bt.size(), 8, s.bPos)
 	if !s.sparse {
-		return nil
+		return
 	}
-	if s.e, err = b.strict(st.args[4], tB32); err != nil {
-		return err
-	}
+	s.e = b.strict(st.args[4], tB32)
 	if st.args[5].kind != argImm {
-		return b.unsupported("sparsity selector is no constant")
+		panic(b.unsupported("sparsity selector is no constant"))
 	}
 	s.sel = int(st.args[5].bits)
 	limit := 1 // k64 of 8-bit types
@@ -134,9 +117,8 @@ func (b *builder) mmaOperands(s *mmaShape, st *statement) (err error) {
 		limit = 64 / s.k // m16n8k32: a pair of the four lanes, m16n8k16: one of them
 	}
 	if s.sel < 0 || s.sel >= limit {
-		return b.unsupported("sparsity selector %d, want less than %d", s.sel, limit)
+		panic(b.unsupported("sparsity selector %d, want less than %d", s.sel, limit))
 	}
-	return nil
 }
 
 // aPos is row and column of element i of A in lane l; PTX ISA, figures of mma.

@@ -11,18 +11,9 @@ const (
 )
 
 // decodeMov moves without reading: poison travels with the value.
-func decodeMov(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
+func decodeMov(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
+	b.args(2)
 	dst, src := st.args[0], st.args[1]
 	switch {
 	case t == tPred:
@@ -32,24 +23,18 @@ func decodeMov(b *builder, st *statement) (execFn, error) {
 	case src.kind == argVec:
 		return b.pack(dst, src, t)
 	}
-	d, err := b.strictDst(dst, t)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.src(src, t)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(dst, t)
+	s := b.src(src, t)
 	if s.wide != d.wide {
 		if src.kind != argSpecial { // mov.u64 %rd, %clock and the like widen
-			return nil, b.unsupported("widths differ")
+			panic(b.unsupported("widths differ"))
 		}
 		return func(w *warp, m uint32) {
 			for ; m != 0; m &= m - 1 {
 				i := bits.TrailingZeros32(m)
 				d.set(w, i, s.get(w, i))
 			}
-		}, nil
+		}
 	}
 	if d.wide {
 		return func(w *warp, m uint32) {
@@ -63,7 +48,7 @@ func decodeMov(b *builder, st *statement) (execFn, error) {
 				i := bits.TrailingZeros32(m) & 31
 				o[i] = p[i]
 			}
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		w.d32[d.i] = w.d32[d.i]&^m | w.d32[s.i]&m
@@ -76,25 +61,19 @@ func decodeMov(b *builder, st *statement) (execFn, error) {
 			i := bits.TrailingZeros32(m) & 31
 			o[i] = p[i]
 		}
-	}, nil
+	}
 }
 
-func (b *builder) movPred(dst, src operand) (execFn, error) {
-	d, err := b.pred(dst)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) movPred(dst, src operand) execFn {
+	d := b.pred(dst)
 	if src.kind == argImm {
 		v := uint32(0)
 		if src.bits != 0 {
 			v = full
 		}
-		return func(w *warp, m uint32) { w.setPred(d.i, v, m) }, nil
+		return func(w *warp, m uint32) { w.setPred(d.i, v, m) }
 	}
-	s, err := b.pred(src)
-	if err != nil {
-		return nil, err
-	}
+	s := b.pred(src)
 	return func(w *warp, m uint32) {
 		def := w.dpr[s.i]
 		v := w.pr[s.i]
@@ -103,37 +82,29 @@ func (b *builder) movPred(dst, src operand) (execFn, error) {
 		}
 		w.setPred(d.i, v, m)
 		w.dpr[d.i] = w.dpr[d.i]&^m | def&m
-	}, nil
+	}
 }
 
 // partType is the type of one of n equal parts of t.
-func (b *builder) partType(t dtype, n int) (dtype, error) {
+func (b *builder) partType(t dtype, n int) dtype {
 	switch t.size() * 8 / max(n, 1) {
 	case 8:
-		return tB8, nil
+		return tB8
 	case 16:
-		return tB16, nil
+		return tB16
 	case 32:
-		return tB32, nil
+		return tB32
 	}
-	return tNone, b.unsupported("%d parts of %s", n, t)
+	panic(b.unsupported("%d parts of %s", n, t))
 }
 
 // pack is mov.b32 d, {lo, hi}: one poisoned part poisons the whole.
-func (b *builder) pack(dst, src operand, t dtype) (execFn, error) {
-	pt, err := b.partType(t, len(src.list))
-	if err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(dst, t)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) pack(dst, src operand, t dtype) execFn {
+	pt := b.partType(t, len(src.list))
+	d := b.strictDst(dst, t)
 	parts := make([]slot, len(src.list))
 	for i, a := range src.list {
-		if parts[i], err = b.strict(a, pt); err != nil {
-			return nil, err
-		}
+		parts[i] = b.strict(a, pt)
 	}
 	width := 8 * pt.size()
 	if len(parts) == 2 && !d.wide {
@@ -146,7 +117,7 @@ func (b *builder) pack(dst, src operand, t dtype) (execFn, error) {
 			}
 			w.put32(d.i, m)
 			w.d32[d.i] &^= m &^ def
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		def := full
@@ -166,24 +137,16 @@ func (b *builder) pack(dst, src operand, t dtype) (execFn, error) {
 		} else {
 			w.d32[d.i] = w.d32[d.i]&^m | def&m
 		}
-	}, nil
+	}
 }
 
 // unpack is mov.b32 {lo, hi}, a.
-func (b *builder) unpack(dst, src operand, t dtype) (execFn, error) {
-	pt, err := b.partType(t, len(dst.list))
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.strict(src, t)
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) unpack(dst, src operand, t dtype) execFn {
+	pt := b.partType(t, len(dst.list))
+	s := b.strict(src, t)
 	parts := make([]slot, len(dst.list))
 	for i, a := range dst.list {
-		if parts[i], err = b.strictDst(a, pt); err != nil {
-			return nil, err
-		}
+		parts[i] = b.strictDst(a, pt)
 	}
 	width, mask := 8*pt.size(), sizeMask(pt)
 	if len(parts) == 2 && !s.wide && parts[0].i != s.i {
@@ -199,7 +162,7 @@ func (b *builder) unpack(dst, src operand, t dtype) (execFn, error) {
 				w.put32(p.i, m)
 				w.d32[p.i] &^= m &^ known
 			}
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		def := w.d32
@@ -217,38 +180,17 @@ func (b *builder) unpack(dst, src operand, t dtype) (execFn, error) {
 		for _, p := range parts {
 			w.d32[p.i] &^= m &^ known
 		}
-	}, nil
+	}
 }
 
 // decodeSelp: only the chosen operand must be defined, and poison travels.
-func decodeSelp(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(4); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(st.args[0], t)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
-	y, err := b.strict(st.args[2], t)
-	if err != nil {
-		return nil, err
-	}
-	p, err := b.pred(st.args[3])
-	if err != nil {
-		return nil, err
-	}
+func decodeSelp(b *builder, st *statement) execFn {
+	_, t := b.typed(st, "")
+	b.args(4)
+	d := b.strictDst(st.args[0], t)
+	x := b.strict(st.args[1], t)
+	y := b.strict(st.args[2], t)
+	p := b.pred(st.args[3])
 	if t.wide() {
 		return func(w *warp, m uint32) {
 			c := p.get(w, m)
@@ -263,7 +205,7 @@ func decodeSelp(b *builder, st *statement) (execFn, error) {
 			}
 			w.put64(d.i, m)
 			w.d64[d.i] &^= m &^ def
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		c := p.get(w, m)
@@ -278,17 +220,14 @@ func decodeSelp(b *builder, st *statement) (execFn, error) {
 		}
 		w.put32(d.i, m)
 		w.d32[d.i] &^= m &^ def
-	}, nil
+	}
 }
 
 // decodeSlct: d = a if c >= 0 else b.
-func decodeSlct(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "ftz")
-	if err != nil {
-		return nil, err
-	}
+func decodeSlct(b *builder, st *statement) execFn {
+	ms := b.mods(st, "ftz")
 	if len(ms.types) != 2 {
-		return nil, b.unsupported("%d types", len(ms.types))
+		panic(b.unsupported("%d types", len(ms.types)))
 	}
 	t, ct := ms.types[0], ms.types[1]
 	return b.map3(t, t, t, ct, func(x, y, c uint64) uint64 {
@@ -300,7 +239,7 @@ func decodeSlct(b *builder, st *statement) (execFn, error) {
 }
 
 // decodeCvta converts between a state space and the generic space.
-func decodeCvta(b *builder, st *statement) (execFn, error) {
+func decodeCvta(b *builder, st *statement) execFn {
 	to, sp := false, spGeneric
 	for _, m := range st.mods {
 		if s, ok := spaceByName[m]; ok {
@@ -308,7 +247,7 @@ func decodeCvta(b *builder, st *statement) (execFn, error) {
 		} else if m == "to" {
 			to = true
 		} else if m != "u64" {
-			return nil, b.unsupported("suffix .%s", m)
+			panic(b.unsupported("suffix .%s", m))
 		}
 	}
 	var base uint64
@@ -319,7 +258,7 @@ func decodeCvta(b *builder, st *statement) (execFn, error) {
 		base = localWindow
 	case spGlobal, spConst, spParam:
 	default:
-		return nil, b.unsupported("state space missing")
+		panic(b.unsupported("state space missing"))
 	}
 	if to {
 		base = -base
@@ -327,25 +266,17 @@ func decodeCvta(b *builder, st *statement) (execFn, error) {
 	return b.map1(tU64, tU64, func(x uint64) uint64 { return x + base })
 }
 
-func decodeIsspacep(b *builder, st *statement) (execFn, error) {
+func decodeIsspacep(b *builder, st *statement) execFn {
 	if len(st.mods) != 1 {
-		return nil, b.unsupported("suffixes")
+		panic(b.unsupported("suffixes"))
 	}
 	sp, ok := spaceByName[st.mods[0]]
 	if !ok {
-		return nil, b.unsupported("state space %s", st.mods[0])
+		panic(b.unsupported("state space %s", st.mods[0]))
 	}
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
-	d, err := b.pred(st.args[0])
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], tU64)
-	if err != nil {
-		return nil, err
-	}
+	b.args(2)
+	d := b.pred(st.args[0])
+	x := b.strict(st.args[1], tU64)
 	return func(w *warp, m uint32) {
 		x.check(w, m)
 		var r uint32
@@ -355,7 +286,7 @@ func decodeIsspacep(b *builder, st *statement) (execFn, error) {
 			}
 		}
 		w.setPred(d.i, r, m)
-	}, nil
+	}
 }
 
 // splitGeneric gives a generic address's space and the address within it.
@@ -370,14 +301,14 @@ func splitGeneric(a uint64) (space, uint64) {
 }
 
 // decodeNothing is for hints and orderings that an in-order machine keeps anyway.
-func decodeNothing(b *builder, st *statement) (execFn, error) {
-	return func(*warp, uint32) {}, nil
+func decodeNothing(b *builder, st *statement) execFn {
+	return func(*warp, uint32) {}
 }
 
-func decodeTrap(b *builder, st *statement) (execFn, error) {
+func decodeTrap(b *builder, st *statement) execFn {
 	return func(w *warp, m uint32) {
 		if m != 0 {
 			w.fail(KindTrap, firstLane(m), "the kernel asked for it")
 		}
-	}, nil
+	}
 }

@@ -22,11 +22,8 @@ var permuteModes = map[string][4]uint64{ // selectors of the named modes by sel&
 	"ecr": {0x0000, 0x1110, 0x2210, 0x3210}, "rc16": {0x1010, 0x3232, 0x1010, 0x3232},
 }
 
-func decodePrmt(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "f4e b4e rc8 ecl ecr rc16")
-	if err != nil {
-		return nil, err
-	}
+func decodePrmt(b *builder, st *statement) execFn {
+	ms := b.mods(st, "f4e b4e rc8 ecl ecr rc16")
 	for _, name := range ms.flags {
 		tab := permuteModes[name]
 		return b.map3(tB32, tB32, tB32, tB32, func(x, y, s uint64) uint64 { return permute(x, y, tab[s&3]) })
@@ -35,26 +32,17 @@ func decodePrmt(b *builder, st *statement) (execFn, error) {
 }
 
 // decodeLop3 evaluates the truth table in the immediate: bit (a<<2|b<<1|c).
-func decodeLop3(b *builder, st *statement) (execFn, error) {
-	if _, err := b.mods(st, ""); err != nil {
-		return nil, err
-	}
-	if err := b.args(5); err != nil {
-		return nil, err
-	}
+func decodeLop3(b *builder, st *statement) execFn {
+	b.mods(st, "")
+	b.args(5)
 	if st.args[4].kind != argImm {
-		return nil, b.unsupported("truth table is no constant")
+		panic(b.unsupported("truth table is no constant"))
 	}
 	lut := uint32(st.args[4].bits)
-	d, err := b.strictDst(st.args[0], tB32)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(st.args[0], tB32)
 	var s [3]slot
 	for i := range s {
-		if s[i], err = b.strict(st.args[i+1], tB32); err != nil {
-			return nil, err
-		}
+		s[i] = b.strict(st.args[i+1], tB32)
 	}
 	return func(w *warp, m uint32) {
 		x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
@@ -74,7 +62,7 @@ func decodeLop3(b *builder, st *statement) (execFn, error) {
 			}
 		}
 		w.put32(d.i, m)
-	}, nil
+	}
 }
 
 func lop3(a, b, c, lut uint32) uint32 {
@@ -99,11 +87,8 @@ func lop3(a, b, c, lut uint32) uint32 {
 }
 
 // decodeBmsk and szext of PTX 7.6.
-func decodeBmsk(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "clamp wrap")
-	if err != nil {
-		return nil, err
-	}
+func decodeBmsk(b *builder, st *statement) execFn {
+	ms := b.mods(st, "clamp wrap")
 	return b.map2(tB32, tU32, tU32, func(pos, n uint64) uint64 {
 		if ms.has("wrap") {
 			pos, n = pos&31, n&31

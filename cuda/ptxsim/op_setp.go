@@ -67,7 +67,7 @@ type comparison struct {
 	hasPred bool
 }
 
-func (b *builder) comparison(st *statement) (comparison, error) {
+func (b *builder) comparison(st *statement) comparison {
 	c := comparison{}
 	for _, m := range st.mods {
 		t, isType := dtypeByName[m]
@@ -81,20 +81,17 @@ func (b *builder) comparison(st *statement) (comparison, error) {
 		case isType:
 			c.types = append(c.types, t)
 		default:
-			return c, b.unsupported("suffix .%s", m)
+			panic(b.unsupported("suffix .%s", m))
 		}
 	}
 	if c.op == "" {
-		return c, b.unsupported("no comparison")
+		panic(b.unsupported("no comparison"))
 	}
 	if c.boolOp != "" {
-		var err error
-		if c.combine, err = b.pred(st.args[len(st.args)-1]); err != nil {
-			return c, err
-		}
+		c.combine = b.pred(st.args[len(st.args)-1])
 		c.hasPred = true
 	}
-	return c, nil
+	return c
 }
 
 func (c *comparison) join(w *warp, r, m uint32) uint32 {
@@ -133,49 +130,34 @@ func (c *comparison) mask(w *warp, x, y slot, t dtype, h int, m uint32) uint32 {
 	return r
 }
 
-func decodeSetp(b *builder, st *statement) (execFn, error) {
+func decodeSetp(b *builder, st *statement) execFn {
 	if len(st.args) != 3 && len(st.args) != 4 {
-		return nil, b.unsupported("%d operands", len(st.args))
+		panic(b.unsupported("%d operands", len(st.args)))
 	}
-	c, err := b.comparison(st)
-	if err != nil {
-		return nil, err
-	}
+	c := b.comparison(st)
 	if len(c.types) != 1 {
-		return nil, b.unsupported("%d types", len(c.types))
+		panic(b.unsupported("%d types", len(c.types)))
 	}
 	t := c.types[0]
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
-	y, err := b.strict(st.args[2], t)
-	if err != nil {
-		return nil, err
-	}
+	x := b.strict(st.args[1], t)
+	y := b.strict(st.args[2], t)
 	d, d2 := st.args[0], operand{kind: argSink}
 	if d.kind == argPair {
 		d, d2 = d.list[0], d.list[1]
 	}
-	p, err := b.pred(d)
-	if err != nil {
-		return nil, err
-	}
-	q, err := b.pred(d2)
-	if err != nil {
-		return nil, err
-	}
+	p := b.pred(d)
+	q := b.pred(d2)
 	if t == tF16x2 || t == tBF16x2 { // p and q are the two halves
 		return func(w *warp, m uint32) {
 			lo, hi := c.mask(w, x, y, t, 0, m), c.mask(w, x, y, t, 1, m)
 			w.setPred(p.i, c.join(w, lo, m), m)
 			w.setPred(q.i, c.join(w, hi, m), m)
-		}, nil
+		}
 	}
 	if f := fastCompare(c.op, t); f != nil && !c.ftz && !c.hasPred && d2.kind == argSink {
 		return func(w *warp, m uint32) {
 			w.setPred(p.i, f(w.in32(x.i, m), w.in32(y.i, m)), m)
-		}, nil
+		}
 	}
 	return func(w *warp, m uint32) {
 		r := c.mask(w, x, y, t, 0, m)
@@ -183,7 +165,7 @@ func decodeSetp(b *builder, st *statement) (execFn, error) {
 		other := c.join(w, ^r, m)
 		w.setPred(p.i, joined, m)
 		w.setPred(q.i, other, m)
-	}, nil
+	}
 }
 
 // fastCompare has loops of their own for the comparisons of loop heads.
@@ -258,30 +240,18 @@ func fastCompare(op string, t dtype) func(p, q *lanes32) uint32 {
 }
 
 // decodeSet writes 1.0 or all ones where the comparison holds.
-func decodeSet(b *builder, st *statement) (execFn, error) {
+func decodeSet(b *builder, st *statement) execFn {
 	if len(st.args) != 3 && len(st.args) != 4 {
-		return nil, b.unsupported("%d operands", len(st.args))
+		panic(b.unsupported("%d operands", len(st.args)))
 	}
-	c, err := b.comparison(st)
-	if err != nil {
-		return nil, err
-	}
+	c := b.comparison(st)
 	if len(c.types) != 2 {
-		return nil, b.unsupported("%d types", len(c.types))
+		panic(b.unsupported("%d types", len(c.types)))
 	}
 	dt, t := c.types[0], c.types[1]
-	d, err := b.strictDst(st.args[0], dt)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
-	y, err := b.strict(st.args[2], t)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(st.args[0], dt)
+	x := b.strict(st.args[1], t)
+	y := b.strict(st.args[2], t)
 	packed := t == tF16x2 || t == tBF16x2
 	yes := sizeMask(dt)
 	switch dt {
@@ -304,5 +274,5 @@ func decodeSet(b *builder, st *statement) (execFn, error) {
 			i := bits.TrailingZeros32(m)
 			d.set(w, i, uint64(lo>>i&1)*yes|uint64(hi>>i&1)*yes<<16)
 		}
-	}, nil
+	}
 }

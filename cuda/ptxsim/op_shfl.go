@@ -7,34 +7,21 @@ import (
 
 // decodeShfl exchanges a register between lanes. Reading a lane that does not
 // take part, or whose register is poisoned, is an error for the reader.
-func decodeShfl(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "sync up down bfly idx")
-	if err != nil {
-		return nil, err
-	}
+func decodeShfl(b *builder, st *statement) execFn {
+	ms := b.mods(st, "sync up down bfly idx")
 	if !slices.Equal(ms.types, []dtype{tB32}) || !ms.has("sync") {
-		return nil, b.unsupported("form of shfl")
+		panic(b.unsupported("form of shfl"))
 	}
-	if err := b.args(5); err != nil {
-		return nil, err
-	}
+	b.args(5)
 	dst, pOut := st.args[0], operand{kind: argSink}
 	if dst.kind == argPair {
 		dst, pOut = dst.list[0], dst.list[1]
 	}
-	d, err := b.strictDst(dst, tB32)
-	if err != nil {
-		return nil, err
-	}
-	p, err := b.pred(pOut)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(dst, tB32)
+	p := b.pred(pOut)
 	var s [4]slot
 	for i := range s {
-		if s[i], err = b.strict(st.args[i+1], tB32); err != nil {
-			return nil, err
-		}
+		s[i] = b.strict(st.args[i+1], tB32)
 	}
 	mode := "idx"
 	for _, m := range []string{"up", "down", "bfly"} {
@@ -75,7 +62,7 @@ func decodeShfl(b *builder, st *statement) (execFn, error) {
 		}
 		w.d32[d.i] |= m
 		w.setPred(p.i, pred, m)
-	}, nil
+	}
 }
 
 // shuffleSource gives the lane that lane i reads, and whether it is in range
@@ -100,29 +87,21 @@ func shuffleSource(mode string, i, b int, c uint32) (int, bool) {
 }
 
 // decodeVote is vote.sync.{all,any,uni,ballot}.
-func decodeVote(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "sync all any uni ballot")
-	if err != nil {
-		return nil, err
-	}
+func decodeVote(b *builder, st *statement) execFn {
+	ms := b.mods(st, "sync all any uni ballot")
 	if !ms.has("sync") {
-		return nil, b.unsupported("form of vote")
+		panic(b.unsupported("form of vote"))
 	}
-	if err := b.args(3); err != nil {
-		return nil, err
-	}
+	b.args(3)
 	var x predSlot
 	if st.args[1].kind == argImm {
 		x = predSlot{b.newPred("constant"), st.args[1].bits != 0}
 		b.k.constP = append(b.k.constP, x.i)
-	} else if x, err = b.pred(st.args[1]); err != nil {
-		return nil, err
+	} else {
+		x = b.pred(st.args[1])
 	}
 	if ms.has("ballot") {
-		d, err := b.strictDst(st.args[0], tB32)
-		if err != nil {
-			return nil, err
-		}
+		d := b.strictDst(st.args[0], tB32)
 		return func(w *warp, m uint32) {
 			v := x.get(w, m) & m
 			o := w.out32(d.i, m)
@@ -130,12 +109,9 @@ func decodeVote(b *builder, st *statement) (execFn, error) {
 				o[i] = v
 			}
 			w.put32(d.i, m)
-		}, nil
+		}
 	}
-	d, err := b.pred(st.args[0])
-	if err != nil {
-		return nil, err
-	}
+	d := b.pred(st.args[0])
 	return func(w *warp, m uint32) {
 		v := x.get(w, m) & m
 		ok := v == m // all
@@ -149,38 +125,20 @@ func decodeVote(b *builder, st *statement) (execFn, error) {
 			r = full
 		}
 		w.setPred(d.i, r, m)
-	}, nil
+	}
 }
 
 // decodeMatch is match.{any,all}.sync: the lanes that hold the same value.
-func decodeMatch(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "any all sync")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(3); err != nil {
-		return nil, err
-	}
+func decodeMatch(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "any all sync")
+	b.args(3)
 	dst, pOut := st.args[0], operand{kind: argSink}
 	if dst.kind == argPair {
 		dst, pOut = dst.list[0], dst.list[1]
 	}
-	d, err := b.strictDst(dst, tB32)
-	if err != nil {
-		return nil, err
-	}
-	p, err := b.pred(pOut)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(dst, tB32)
+	p := b.pred(pOut)
+	x := b.strict(st.args[1], t)
 	all := ms.has("all")
 	return func(w *warp, m uint32) {
 		x.check(w, m)
@@ -205,30 +163,15 @@ func decodeMatch(b *builder, st *statement) (execFn, error) {
 			d.set(w, i, uint64(out[i]))
 		}
 		w.setPred(p.i, pred, m)
-	}, nil
+	}
 }
 
 // decodeRedux combines a register over the warp.
-func decodeRedux(b *builder, st *statement) (execFn, error) {
-	ms, err := b.mods(st, "sync add min max and or xor")
-	if err != nil {
-		return nil, err
-	}
-	t, err := b.one(ms)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.args(3); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(st.args[0], t)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.strict(st.args[1], t)
-	if err != nil {
-		return nil, err
-	}
+func decodeRedux(b *builder, st *statement) execFn {
+	ms, t := b.typed(st, "sync add min max and or xor")
+	b.args(3)
+	d := b.strictDst(st.args[0], t)
+	x := b.strict(st.args[1], t)
 	var f func(old, x uint64) uint64
 	for _, op := range ms.flags {
 		if op != "sync" {
@@ -236,7 +179,7 @@ func decodeRedux(b *builder, st *statement) (execFn, error) {
 		}
 	}
 	if f == nil || t.float() {
-		return nil, b.unsupported("operation")
+		panic(b.unsupported("operation"))
 	}
 	return func(w *warp, m uint32) {
 		if m == 0 {
@@ -251,43 +194,30 @@ func decodeRedux(b *builder, st *statement) (execFn, error) {
 		for mm := m; mm != 0; mm &= mm - 1 {
 			d.set(w, bits.TrailingZeros32(mm), v)
 		}
-	}, nil
+	}
 }
 
-func decodeActivemask(b *builder, st *statement) (execFn, error) {
-	if err := b.args(1); err != nil {
-		return nil, err
-	}
-	d, err := b.strictDst(st.args[0], tB32)
-	if err != nil {
-		return nil, err
-	}
+func decodeActivemask(b *builder, st *statement) execFn {
+	b.args(1)
+	d := b.strictDst(st.args[0], tB32)
 	return func(w *warp, m uint32) {
 		o := w.out32(d.i, m)
 		for i := range o {
 			o[i] = m
 		}
 		w.put32(d.i, m)
-	}, nil
+	}
 }
 
 // decodeElect is elect.sync d|p, mask: one lane of the mask is the leader.
-func decodeElect(b *builder, st *statement) (execFn, error) {
-	if err := b.args(2); err != nil {
-		return nil, err
-	}
+func decodeElect(b *builder, st *statement) execFn {
+	b.args(2)
 	dst, pOut := st.args[0], operand{kind: argSink}
 	if dst.kind == argPair {
 		dst, pOut = dst.list[0], dst.list[1]
 	}
-	d, err := b.strictDst(dst, tB32)
-	if err != nil {
-		return nil, err
-	}
-	p, err := b.pred(pOut)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(dst, tB32)
+	p := b.pred(pOut)
 	return func(w *warp, m uint32) {
 		if m == 0 {
 			return
@@ -299,5 +229,5 @@ func decodeElect(b *builder, st *statement) (execFn, error) {
 		}
 		w.put32(d.i, m)
 		w.setPred(p.i, 1<<leader, m)
-	}, nil
+	}
 }

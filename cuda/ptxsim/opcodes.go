@@ -34,17 +34,14 @@ var decoders = map[string]decoder{
 }
 
 // decodePolicy gives createpolicy a value, for what it is worth.
-func decodePolicy(b *builder, st *statement) (execFn, error) {
+func decodePolicy(b *builder, st *statement) execFn {
 	if len(st.args) == 0 {
-		return nil, b.unsupported("no operand")
+		panic(b.unsupported("no operand"))
 	}
-	d, err := b.strictDst(st.args[0], tB64)
-	if err != nil {
-		return nil, err
-	}
+	d := b.strictDst(st.args[0], tB64)
 	return func(w *warp, m uint32) {
 		o := w.out64(d.i, m)
 		*o = lanes64{}
 		w.put64(d.i, m)
-	}, nil
+	}
 }

@@ -34,30 +34,30 @@ func (b *builder) constantValue(s slot) uint64 {
 }
 
 // src resolves an operand read as type t. Registers keep their own width, so
-// that ld, st and cvt may use wider ones; sameWidth forbids that elsewhere.
-func (b *builder) src(a operand, t dtype) (slot, error) {
+// that ld, st and cvt may use wider ones; strict forbids that elsewhere.
+func (b *builder) src(a operand, t dtype) slot {
 	if a.neg && a.kind != argImm {
-		return slot{}, b.unsupported("negated operand %s", a.name)
+		panic(b.unsupported("negated operand %s", a.name))
 	}
 	switch a.kind {
 	case argReg:
 		rt := b.fn.regs[a.reg].typ
 		if rt == tPred {
-			return slot{}, b.unsupported("predicate %s as a value", a.name)
+			panic(b.unsupported("predicate %s as a value", a.name))
 		}
-		return slot{b.slots[a.reg], rt.size() == 8, t}, nil
+		return slot{b.slots[a.reg], rt.size() == 8, t}
 	case argImm:
 		bits := literalBits(a.bits, a.fp, a.neg, t)
 		if t.size() < 8 {
 			bits &= 1<<(8*max(t.size(), 1)) - 1
 		}
-		return slot{b.constant(bits, t.wide()), t.wide(), t}, nil
+		return slot{b.constant(bits, t.wide()), t.wide(), t}
 	case argVar:
-		return slot{b.constant(b.address(a.v)+uint64(a.off), t.wide()), t.wide(), t}, nil
+		return slot{b.constant(b.address(a.v)+uint64(a.off), t.wide()), t.wide(), t}
 	case argSpecial:
 		return b.specialReg(a.name, t)
 	}
-	return slot{}, b.unsupported("operand of this form")
+	panic(b.unsupported("operand of this form"))
 }
 
 // address of a variable in its own state space.
@@ -74,38 +74,38 @@ func (b *builder) address(v *variable) uint64 {
 }
 
 // strict resolves a source whose register must be of t's class.
-func (b *builder) strict(a operand, t dtype) (slot, error) {
-	s, err := b.src(a, t)
-	if err == nil && s.wide != t.wide() {
-		err = b.unsupported("operand %s is not of %d bytes", a.name, t.size())
+func (b *builder) strict(a operand, t dtype) slot {
+	s := b.src(a, t)
+	if s.wide != t.wide() {
+		panic(b.unsupported("operand %s is not of %d bytes", a.name, t.size()))
 	}
-	return s, err
+	return s
 }
 
 // dst resolves a destination written as type t.
-func (b *builder) dst(a operand, t dtype) (slot, error) {
+func (b *builder) dst(a operand, t dtype) slot {
 	switch a.kind {
 	case argReg:
 		rt := b.fn.regs[a.reg].typ
 		if rt == tPred {
-			return slot{}, b.unsupported("predicate %s as a destination", a.name)
+			panic(b.unsupported("predicate %s as a destination", a.name))
 		}
-		return slot{b.slots[a.reg], rt.size() == 8, t}, nil
+		return slot{b.slots[a.reg], rt.size() == 8, t}
 	case argSink:
 		if t.wide() {
-			return slot{b.sink64, true, t}, nil
+			return slot{b.sink64, true, t}
 		}
-		return slot{b.sink32, false, t}, nil
+		return slot{b.sink32, false, t}
 	}
-	return slot{}, b.unsupported("destination of this form")
+	panic(b.unsupported("destination of this form"))
 }
 
-func (b *builder) strictDst(a operand, t dtype) (slot, error) {
-	s, err := b.dst(a, t)
-	if err == nil && s.wide != t.wide() {
-		err = b.unsupported("destination %s is not of %d bytes", a.name, t.size())
+func (b *builder) strictDst(a operand, t dtype) slot {
+	s := b.dst(a, t)
+	if s.wide != t.wide() {
+		panic(b.unsupported("destination %s is not of %d bytes", a.name, t.size()))
 	}
-	return s, err
+	return s
 }
 
 // predSlot is a predicate operand with its negation.
@@ -122,22 +122,21 @@ func (p predSlot) get(w *warp, m uint32) uint32 {
 	return v
 }
 
-func (b *builder) pred(a operand) (predSlot, error) {
+func (b *builder) pred(a operand) predSlot {
 	switch a.kind {
 	case argReg:
 		if b.fn.regs[a.reg].typ == tPred {
-			return predSlot{b.slots[a.reg], a.neg}, nil
+			return predSlot{b.slots[a.reg], a.neg}
 		}
 	case argSink:
-		return predSlot{b.sinkP, false}, nil
+		return predSlot{b.sinkP, false}
 	}
-	return predSlot{}, b.unsupported("%s is no predicate", a.name)
+	panic(b.unsupported("%s is no predicate", a.name))
 }
 
 // args checks the number of operands.
-func (b *builder) args(n int) error {
+func (b *builder) args(n int) {
 	if len(b.st.args) != n {
-		return b.unsupported("%d operands, want %d", len(b.st.args), n)
+		panic(b.unsupported("%d operands, want %d", len(b.st.args), n))
 	}
-	return nil
 }

@@ -15,9 +15,9 @@ var specialNames = map[string]bool{
 
 // specialReg gives the slot of a special register, filled when a block starts.
 // Clocks are filled then too: time has no meaning here.
-func (b *builder) specialReg(name string, t dtype) (slot, error) {
+func (b *builder) specialReg(name string, t dtype) slot {
 	if !specialNames[name] {
-		return slot{}, b.unsupported("unknown register %s", name)
+		panic(b.unsupported("unknown register %s", name))
 	}
 	s, ok := b.specs[name]
 	if !ok {
@@ -30,7 +30,7 @@ func (b *builder) specialReg(name string, t dtype) (slot, error) {
 		b.k.special = append(b.k.special, specialSlot{s.i, s.wide, name})
 	}
 	s.t = t
-	return s, nil
+	return s
 }
 
 // specialValue is the value of a special register in lane i of w.
