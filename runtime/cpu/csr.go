@@ -36,6 +36,7 @@ type csrTiled struct {
 	w          []byte    // [steps][block values, block places]
 	scale      []float32 // of rows, padded
 	stored     sparse.Bytes
+	lists      *csrLists // nil: batches use the steps
 }
 
 // csrWindow is the columns that a step of a block can reach.
@@ -63,7 +64,13 @@ type csrArgs struct {
 func (m *csrTiled) bytes() sparse.Bytes { return m.stored }
 func (m *csrTiled) rowBlock() int       { return m.block }
 func (m *csrTiled) form() form          { return formTokens }
-func (m *csrTiled) free()               { m.mem.free() }
+
+func (m *csrTiled) free() {
+	m.mem.free()
+	if m.lists != nil {
+		m.lists.mem.free()
+	}
+}
 
 func (m *csrTiled) stepBytes() int { return m.block * (int(m.typ.Bits())/8 + 1) }
 
@@ -160,7 +167,13 @@ func (m *csrTiled) manyRows(out []float32, ld int, x *acts, r0, r1 int) {
 		clear(sums)
 		copy(next, m.first[b0:b0+blocks])
 		a := csrArgs{x: unsafe.Pointer(&x.pf[t*x.cols]), lanes: m.block}
-		for c := m.span; ; c += m.span {
+		for s := 0; m.lists != nil && s < m.lists.spans; s++ {
+			for b := range blocks {
+				a.out = unsafe.Pointer(&sums[b*tile])
+				m.lists.run(&a, b0+b, s, vecs)
+			}
+		}
+		for c := m.span; m.lists == nil; c += m.span {
 			for b, s0 := range next {
 				s1, last := s0, m.first[b0+b+1]
 				for s1 < last && int(m.off[s1]) < c {
@@ -233,6 +246,7 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 	for i := range scale {
 		scale[i] = 1
 	}
+	var lists csrListPacker
 	p := csrSteps{csrTiled: c, rows: make([]csrRow, block)}
 	f := s.rows(block * c.cols)
 	for b := range blocks {
@@ -249,6 +263,9 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 			if err := p.rows[r].collect(row, typ, &scale[r0+r]); err != nil {
 				return nil, fmt.Errorf("row %d: %w", r0+r, err)
 			}
+		}
+		if wide && typ == sparse.F32 {
+			lists.add(p.rows, c.cols)
 		}
 		p.schedule(csrWindow(wide))
 		first = append(first, uint32(len(p.off)))
@@ -276,6 +293,13 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 	c.stored = sparse.Bytes{Values: steps * int64(typ.Bits()) / 8, Metadata: steps + int64(2*len(p.off)+4*len(first))}
 	if typ.Quantised() {
 		c.stored.Scales = int64(4 * len(scale))
+	}
+	if c.lists, err = lists.lists(c.rows, c.cols); err != nil {
+		c.mem.free()
+		return nil, err
+	}
+	if c.lists != nil {
+		c.stored = c.stored.Add(c.lists.bytes())
 	}
 	return c, nil
 }

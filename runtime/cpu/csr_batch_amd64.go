@@ -101,6 +101,18 @@ func csrBatchInt8AVX512x4(a *byte)
 func csrBatchInt8AVX2x4(a *byte)
 
 //go:noescape
+func csrListAVX512x1(a *byte)
+
+//go:noescape
+func csrListAVX512x2(a *byte)
+
+//go:noescape
+func csrListAVX512x3(a *byte)
+
+//go:noescape
+func csrListAVX512x4(a *byte)
+
+//go:noescape
 func csrOutAVX2(out *float32, ld uintptr, tile *float32, ldt uintptr, rs *float32)
 
 //go:noescape

@@ -2508,6 +2508,180 @@ step:
 	VZEROUPPER
 	RET
 
+// func csrListAVX512x1(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·csrListAVX512x1(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 24(AX), BX
+	MOVQ 56(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 72(AX), AX
+
+lane:
+	MOVWQZX    (DI), R9
+	PREFETCHT1 (AX)
+	ADDQ       $0x00000040, AX
+	TESTQ      R9, R9
+	JZ         none
+	VMOVUPS    (CX), Z0
+
+entry:
+	MOVWQZX      (R8), R10
+	SHLQ         $0x06, R10
+	VBROADCASTSS (DX), Z1
+	VFMADD231PS  (BX)(R10*1), Z1, Z0
+	ADDQ         $0x00000002, R8
+	ADDQ         $0x00000004, DX
+	DECQ         R9
+	JNZ          entry
+	VMOVUPS      Z0, (CX)
+
+none:
+	ADDQ $0x00000002, DI
+	ADDQ $0x00000040, CX
+	DECQ SI
+	JNZ  lane
+	VZEROUPPER
+	RET
+
+// func csrListAVX512x2(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·csrListAVX512x2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 24(AX), BX
+	MOVQ 56(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 72(AX), AX
+
+lane:
+	MOVWQZX    (DI), R9
+	PREFETCHT1 (AX)
+	ADDQ       $0x00000040, AX
+	TESTQ      R9, R9
+	JZ         none
+	VMOVUPS    (CX), Z0
+	VMOVUPS    64(CX), Z1
+
+entry:
+	MOVWQZX      (R8), R10
+	SHLQ         $0x07, R10
+	VBROADCASTSS (DX), Z2
+	VFMADD231PS  (BX)(R10*1), Z2, Z0
+	VFMADD231PS  64(BX)(R10*1), Z2, Z1
+	ADDQ         $0x00000002, R8
+	ADDQ         $0x00000004, DX
+	DECQ         R9
+	JNZ          entry
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+
+none:
+	ADDQ $0x00000002, DI
+	ADDQ $0x00000080, CX
+	DECQ SI
+	JNZ  lane
+	VZEROUPPER
+	RET
+
+// func csrListAVX512x3(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·csrListAVX512x3(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 24(AX), BX
+	MOVQ 56(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 72(AX), AX
+
+lane:
+	MOVWQZX    (DI), R9
+	PREFETCHT1 (AX)
+	ADDQ       $0x00000040, AX
+	TESTQ      R9, R9
+	JZ         none
+	VMOVUPS    (CX), Z0
+	VMOVUPS    64(CX), Z1
+	VMOVUPS    128(CX), Z2
+
+entry:
+	MOVWQZX      (R8), R10
+	IMUL3Q       $0x000000c0, R10, R10
+	VBROADCASTSS (DX), Z3
+	VFMADD231PS  (BX)(R10*1), Z3, Z0
+	VFMADD231PS  64(BX)(R10*1), Z3, Z1
+	VFMADD231PS  128(BX)(R10*1), Z3, Z2
+	ADDQ         $0x00000002, R8
+	ADDQ         $0x00000004, DX
+	DECQ         R9
+	JNZ          entry
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+
+none:
+	ADDQ $0x00000002, DI
+	ADDQ $0x000000c0, CX
+	DECQ SI
+	JNZ  lane
+	VZEROUPPER
+	RET
+
+// func csrListAVX512x4(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·csrListAVX512x4(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 24(AX), BX
+	MOVQ 56(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 72(AX), AX
+
+lane:
+	MOVWQZX    (DI), R9
+	PREFETCHT1 (AX)
+	ADDQ       $0x00000040, AX
+	TESTQ      R9, R9
+	JZ         none
+	VMOVUPS    (CX), Z0
+	VMOVUPS    64(CX), Z1
+	VMOVUPS    128(CX), Z2
+	VMOVUPS    192(CX), Z3
+
+entry:
+	MOVWQZX      (R8), R10
+	SHLQ         $0x08, R10
+	VBROADCASTSS (DX), Z4
+	VFMADD231PS  (BX)(R10*1), Z4, Z0
+	VFMADD231PS  64(BX)(R10*1), Z4, Z1
+	VFMADD231PS  128(BX)(R10*1), Z4, Z2
+	VFMADD231PS  192(BX)(R10*1), Z4, Z3
+	ADDQ         $0x00000002, R8
+	ADDQ         $0x00000004, DX
+	DECQ         R9
+	JNZ          entry
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      Z1, 64(CX)
+	VMOVUPS      Z2, 128(CX)
+	VMOVUPS      Z3, 192(CX)
+
+none:
+	ADDQ $0x00000002, DI
+	ADDQ $0x00000100, CX
+	DECQ SI
+	JNZ  lane
+	VZEROUPPER
+	RET
+
 // func csrOutAVX2(out *float32, ld uintptr, tile *float32, ldt uintptr, rs *float32)
 // Requires: AVX, FMA3
 TEXT ·csrOutAVX2(SB), NOSPLIT, $0-40

@@ -148,3 +148,18 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		csrBatchInt8AVX512x4(a)
 	}
 }
+
+// runList calls the kernel of lists for a tile of vecs vectors of tokens.
+func runList(args *csrArgs, vecs int) {
+	a := (*byte)(unsafe.Pointer(args))
+	switch vecs {
+	case 1:
+		csrListAVX512x1(a)
+	case 2:
+		csrListAVX512x2(a)
+	case 3:
+		csrListAVX512x3(a)
+	case 4:
+		csrListAVX512x4(a)
+	}
+}

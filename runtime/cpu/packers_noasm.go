@@ -25,3 +25,4 @@ func csrOut(*float32, int, *float32, int, *float32)     {}
 func transposeRows([]float32, int, []float32, int, int) {}
 func (m *csrTiled) run(*csrArgs, int)                   {}
 func (m *csrTiled) runBatch(*csrArgs, int)              {}
+func runList(*csrArgs, int)                             {}

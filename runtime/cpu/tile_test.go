@@ -164,7 +164,7 @@ func checkTiled(t *testing.T, rng *rand.Rand, c tileCase, rows, cols int, densit
 	}
 	batches := []int{1, 2, 3, 5, 8, 13}
 	if c.k.Layout == sparse.LayoutCSR {
-		batches = append(batches, 75) // more than a tile of tokens
+		batches = append(batches, 30, 45, 75) // tiles of 2, 3, 4 vectors, and more than one
 	}
 	for _, n := range batches {
 		x := make([]float32, n*cols)

@@ -44,7 +44,56 @@ func csrBatch() {
 			csrBatchTile(avx2, v.name, v.size, vecs)
 		}
 	}
+	for vecs := 1; vecs <= 4; vecs++ {
+		csrList(avx512, vecs)
+	}
 	csrOut()
+}
+
+// csrList is csrBatchTile for lists instead of steps: lanes rows after one
+// another, each with its own count of columns and float32 values. cOff points at
+// the counts, cRs at the columns, cStep at the values. Four vectors of sums are
+// just enough chains for one FMA a cycle.
+func csrList(s isa, vecs int) {
+	TEXT(fmt.Sprintf("csrList%sx%d", s.name, vecs), NOSPLIT, "func(a *byte)")
+	Pragma("noescape")
+	a := Load(Param("a"), GP64())
+	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
+	out, val, x, lanes, counts, col, next := load(cOut), load(cStep), load(cX), load(cLanes), load(cOff), load(cRs), load(cNext)
+	acc := s.regs(vecs)
+	Label("lane")
+	n := GP64()
+	MOVWQZX(Mem{Base: counts}, n)
+	PREFETCHT1(Mem{Base: next})
+	ADDQ(U32(64), next)
+	TESTQ(n, n)
+	JZ(LabelRef("none"))
+	for j, r := range acc {
+		VMOVUPS(Mem{Base: out, Disp: s.vec * j}, r)
+	}
+	Label("entry")
+	c := GP64()
+	MOVWQZX(Mem{Base: col}, c)
+	scale(c, s.vec*vecs)
+	w := s.reg()
+	VBROADCASTSS(Mem{Base: val}, w)
+	for j, r := range acc {
+		VFMADD231PS(Mem{Base: x, Index: c, Scale: 1, Disp: s.vec * j}, w, r)
+	}
+	ADDQ(U32(2), col)
+	ADDQ(U32(4), val)
+	DECQ(n)
+	JNZ(LabelRef("entry"))
+	for j, r := range acc {
+		VMOVUPS(r, Mem{Base: out, Disp: s.vec * j})
+	}
+	Label("none")
+	ADDQ(U32(2), counts)
+	ADDQ(U32(uint32(s.vec*vecs)), out)
+	DECQ(lanes)
+	JNZ(LabelRef("lane"))
+	VZEROUPPER()
+	RET()
 }
 
 // values loads the values of a step as float32.
