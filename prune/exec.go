@@ -87,9 +87,6 @@ func (x *executor) release(b []float32) { x.free[len(b)] = append(x.free[len(b)]
 // values are activations of some whole windows, [tokens, width] each.
 type values map[model.ValueID][]float32
 
-// tokens is the value of a language model that holds ids, not activations.
-func (x *executor) tokens() model.ValueID { return x.g.Inputs[model.InTokens] }
-
 // run executes nodes over the windows that ids holds, one after another. Values
 // it computes are added to v.
 func (x *executor) run(nodes []*model.Node, ids []int32, v values) error {

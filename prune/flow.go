@@ -89,15 +89,6 @@ func newFlow(g *model.Graph, pool *linalg.Pool, c Calib) (*flow, error) {
 // nodes of a span.
 func (f *flow) nodes(s span) []*model.Node { return f.x.g.Nodes[s.lo:s.hi] }
 
-// bytes is the memory of the live values.
-func (f *flow) bytes() int64 {
-	var n int64
-	for _, v := range f.live {
-		n += 4 * int64(len(v))
-	}
-	return n
-}
-
 // chunks calls each with the values of a few whole windows after the other,
 // after the nodes of s have run on them; what keep lists is then the live set.
 // Without keep the flow stays where it is.
