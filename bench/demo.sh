@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
-# The main job: a real language model, pruned to 2:4, verified, and run dense beside
-# sparse in one process. METHOD and PATTERN may be set; see README.
+# The main job: a real language model is pruned to 2:4, verified, and run dense beside
+# sparse in one process, first in float16, then in int8. METHOD and WINDOWS (calibration
+# sequences) may be set. Where the reference data is there, calibration and perplexity
+# use WikiText-2 (different files); elsewhere the project's own documents and a story.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 out=demo
 mkdir -p $out
-text=testdata/demo.txt
 data=${SPARSERUN_DATA:-../shared/data}
-if [ -f "$data/wikitext-2/test.txt" ]; then text=$data/wikitext-2/test.txt; fi
+text=testdata/demo.txt calib=$out/calibration.txt windows=${WINDOWS:-6} eval=1
+if [ -f "$data/wikitext-2/test.txt" ]; then
+  text=$data/wikitext-2/test.txt calib=$data/wikitext-2/valid.txt windows=${WINDOWS:-16} eval=4
+else
+  cat README.md docs/*.md >$calib
+fi
+prompt="The capital of France is"
 
 set -x
-./sparserun prune $model -o $out/smollm2-2of4.safetensors --pattern 2:4 ${METHOD:+--method $METHOD}
+./sparserun prune $model -o $out/smollm2-2of4.safetensors --pattern 2:4 --method "${METHOD:-sparsegpt}" --calib "$calib" --calib-windows "$windows"
 ./sparserun verify $out/smollm2-2of4.safetensors
-./sparserun run $out/smollm2-2of4.safetensors --compare --baseline $model -p "The capital of France is" -n 48 --text "$text" --windows 4
-./sparserun run $out/smollm2-2of4.safetensors --compare --dtype int8 -p "The capital of France is" -n 48
+./sparserun run $out/smollm2-2of4.safetensors --compare --baseline $model -p "$prompt" -n 48 --text "$text" --windows $eval
+./sparserun run $out/smollm2-2of4.safetensors --compare --dtype int8 -p "$prompt" -n 48
