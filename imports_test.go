@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"cuda/gpucheck":           {"cuda", "model", "runtime", "runtime/backendtest", "sparse"},
 	"cuda/kerneltest":         {"cuda/ptxsim", "cuda/tile", "sparse"},
 	"examples/embed":          {"loader", "prune", "runtime", "runtime/cpu"},
+	"bench/onnx":              {"loader", "model", "runtime", "runtime/cpu", "sparse"},
 	"bench/kernels":           {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
 	"bench/peers/kernelbench": {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
 }
