@@ -43,11 +43,10 @@ type modules struct {
 
 // tally is what the sparse forms of a checkpoint hold, for the declared sparsity.
 type tally struct {
-	weights     int64 // in all matrices
-	certain     int64 // weights known to be zero
-	sparse      int64 // weights in sparse forms
-	maybeZero   int64 // stored weights: zero or not, nobody looked
-	has24, has1 bool
+	weights   int64 // in all matrices
+	certain   int64 // weights known to be zero
+	sparse    int64 // weights in sparse forms
+	maybeZero int64 // stored weights: zero or not, nobody looked
 }
 
 // weights turns tensors into weights, whatever form they have.
