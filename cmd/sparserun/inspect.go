@@ -15,6 +15,7 @@ type inspectCmd struct {
 	Model   string `arg:"" help:"Model file or folder."`
 	Tensors bool   `help:"List every tensor."`
 	Fast    bool   `help:"Do not read the weights: no sparsity."`
+	fileFlags
 }
 
 // Help is shown by --help below the flags' head.
@@ -51,7 +52,7 @@ type inspectJSON struct {
 const flow = "file -> loader -> model.Graph -> prune (+ train) -> sparse (pack) -> runtime.Plan -> cpu | cuda Program -> Counters -> cmd / serve"
 
 func (c *inspectCmd) Run(g *globals) error {
-	gr, err := loader.Open(c.Model)
+	gr, err := loader.Open(c.Model, c.loadOptions()...)
 	if err != nil {
 		return err
 	}

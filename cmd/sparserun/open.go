@@ -19,14 +19,24 @@ type engine struct {
 	Sparse  string `default:"auto" help:"auto: what is fastest here; off: dense; or a layout: nm24, bitmask, csr."`
 	Context int    `default:"0" help:"Tokens of KV cache (default: the model's, at most 8192)."`
 	Group   int    `default:"0" help:"Columns per scale of int4 (default 64) and int8 (default the whole row)."`
-	Mmap    bool   `help:"Map the file instead of reading it."`
+	fileFlags
 }
 
-func (e *engine) loadOptions() []loader.Option {
-	if e.Mmap {
-		return []loader.Option{loader.WithMmap()}
+// fileFlags are the flags that say how a file is read.
+type fileFlags struct {
+	Mmap           bool `help:"Map the file instead of reading it."`
+	AllowNonFinite bool `help:"Take weights that are NaN or infinite."`
+}
+
+func (f *fileFlags) loadOptions() []loader.Option {
+	var o []loader.Option
+	if f.Mmap {
+		o = append(o, loader.WithMmap())
 	}
-	return nil
+	if f.AllowNonFinite {
+		o = append(o, loader.AllowNonFinite())
+	}
+	return o
 }
 
 // options turns the flags into runtime options; mode overrides --sparse.

@@ -44,6 +44,7 @@ type pruneCmd struct {
 	Memory   string   `name:"max-memory" default:"" help:"Most bytes that calibration may use, e.g. 2GiB (default: half the machine)."`
 	calibFlags
 	gateFlags
+	fileFlags
 }
 
 // Help is shown by --help below the flags' head.
@@ -107,7 +108,7 @@ func (c *pruneCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	gr, err := loader.Open(c.Model)
+	gr, err := loader.Open(c.Model, c.loadOptions()...)
 	if err != nil {
 		return err
 	}
