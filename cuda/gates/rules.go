@@ -38,7 +38,7 @@ var rules = []rule{
 		func(k kernel) (string, bool) { return fmt.Sprint(k.Loop.Dense), k.Loop.Dense == 0 }},
 	{"dense_tc", `^(gemm|spmm_bitmask|attention_prefill)_`, `.`, "tensor-core products in the hot loop",
 		func(k kernel) (string, bool) { return fmt.Sprint(k.Loop.Dense), k.Loop.Dense > 0 }},
-	{"conflicts", `^(spmm|gemm|attention_prefill)`, `^80$`, "shared memory without bank conflicts (simulator)",
+	{"conflicts", `^(spmm|gemm|attention_prefill|attention_decode)`, `^80$`, "shared memory without bank conflicts (simulator)",
 		func(k kernel) (string, bool) { return fmt.Sprint(k.Conflicts), k.Conflicts <= 1 }},
 
 	{"target_f16", `^spmm_nm24_(f16|bf16)_n128$`, `^80$`, "share of HMMA.SP in the hot loop: CUTLASS has 64 of 206", share(.31)},

@@ -15,7 +15,9 @@ __device__ __forceinline__ void attention_decode(__half* o, float* ws, const __h
                                                  int maxpages, int pagesize, int heads, int kvheads, int ldo, int ldq,
                                                  int window, float scale) {
     constexpr int kLanes = HD / 8, kGroups = kAttnWarps * kWarp / kLanes;
-    __shared__ float part[kGroups][G][HD], tops[kGroups][G], sums[kGroups][G];
+    // Element d = 8 sub + e of a head lies at e * kLanes + sub, and lane groups are kLanes
+    // banks apart: the lanes of a warp write, and later read, 32 different banks.
+    __shared__ float part[kGroups][G * HD + kLanes], tops[kGroups][G], sums[kGroups][G];
     const int row = blockIdx.x, kvhead = blockIdx.y, group = heads / kvheads;
     const int sub = threadIdx.x % kLanes, gid = threadIdx.x / kLanes;
     const bool live = seq[row] >= 0;
@@ -64,13 +66,13 @@ __device__ __forceinline__ void attention_decode(__half* o, float* ws, const __h
 #pragma unroll
     for (int g = 0; g < G; g++) {
 #pragma unroll
-        for (int d = 0; d < 8; d++) part[gid][g][sub * 8 + d] = acc[g][d];
+        for (int d = 0; d < 8; d++) part[gid][g * HD + d * kLanes + sub] = acc[g][d];
         if (sub == 0) tops[gid][g] = top[g], sums[gid][g] = sum[g];
     }
     __syncthreads();
 #pragma unroll 1
     for (int n = threadIdx.x; n < G * HD; n += blockDim.x) {
-        int g = n / HD, d = n % HD;
+        int g = n / HD, d = n % kLanes * 8 + n % HD / kLanes;
         if (g >= group) break;
         float all = -INFINITY, total = 0, value = 0;
         for (int i = 0; i < kGroups; i++) all = fmaxf(all, tops[i][g]);
@@ -78,7 +80,7 @@ __device__ __forceinline__ void attention_decode(__half* o, float* ws, const __h
         for (int i = 0; i < kGroups; i++) {
             float share = exp2_fast(tops[i][g] - base); // 0 where a lane group had no position
             total = fmaf(sums[i][g], share, total);
-            value = fmaf(part[i][g][d], share, value);
+            value = fmaf(part[i][n], share, value);
         }
         int head = kvhead * group + g;
         if (gridDim.z > 1) {
