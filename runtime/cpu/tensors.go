@@ -73,6 +73,16 @@ func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scrat
 	if st.Choice == nil { // grouped: no matrix product
 		return p.grouped(st)
 	}
+	if n.Op == model.OpConv {
+		l, err := newLaneConv(st)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", n.Weight.Name, err)
+		}
+		if l != nil {
+			p.weights, p.bytes[i] = p.weights.Add(l.bytes()), l.bytes()
+			return l, nil
+		}
+	}
 	if n.Op == model.OpConv && st.Kernel.Layout == sparse.LayoutDense && st.Kernel.Weight == sparse.F32 {
 		return p.denseConv(i, st)
 	}

@@ -1,0 +1,272 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/sparse"
+	"github.com/sparserun/sparserun/tensorop"
+)
+
+// laneConv is a 2-D convolution of float32 with output positions in the lanes of
+// vector registers, dense or sparse:
+//
+//	out[oc, oh, ow] = act(sum_k W[oc, k] in[c, oh*s + kh*d - pad, ...] + bias[oc]),  k = (c, kh, kw)
+//
+// The input is copied once into planes with its padding, one for each phase of
+// the stride: there every kernel element reads neighbouring positions at a fixed
+// offset, output rows one after the other with a gap of a few columns between
+// them. Nothing is unrolled. A sparse weight is a list of (offset, value) for each
+// output channel: what is zero costs nothing, and the others cost what they cost
+// dense (the idea of Park et al. 2017, Elsen et al. 2020).
+type laneConv struct {
+	st    *runtime.TensorStep
+	m     product // for its counters and bias
+	block int     // output channels of a block of dense weights; 1 for sparse ones
+	lanes int     // positions at once
+	w     []float32
+	ptr   []int32 // sparse: where each channel's values start in w and elem
+	elem  []int32 // sparse: kernel element k of each value
+	bias  []float32
+	floor float32
+
+	shape  []int
+	win    *tensorop.Window
+	off    []int32 // byte offset of each kernel element (dense) or value (sparse)
+	hs, ws int     // size of a phase's plane
+	ld     int     // positions with gaps, in whole blocks
+	bufs   []laneBuffer
+
+	src, dst []float32 // of the run in progress
+}
+
+// laneBuffer is a worker's padded input and output with gaps.
+type laneBuffer struct{ in, out []float32 }
+
+// convArgs is the argument of the kernels; the layout is known to asm/conv.
+type convArgs struct {
+	dst, src, off, w unsafe.Pointer
+	n, ld            int
+	bias             unsafe.Pointer
+	floor            float32
+}
+
+// newLaneConv takes a step over if its shape and type fit the kernels, nil if not.
+func newLaneConv(st *runtime.TensorStep) (*laneConv, error) {
+	rows, dense, sparseLanes := laneShape()
+	layout := st.Kernel.Layout
+	if rows == 0 || len(st.Shape) != 4 || st.Kernel.Weight != sparse.F32 || layout != sparse.LayoutDense && layout != sparse.LayoutCSR {
+		return nil, nil
+	}
+	oc, cols := st.Weight.Dims()
+	s := &laneConv{st: st, block: rows, lanes: dense, floor: float32(math.Inf(-1))}
+	if st.Relu {
+		s.floor = 0
+	}
+	w, err := sparse.Read(st.Weight)
+	if err != nil {
+		return nil, err
+	}
+	nnz := int64(len(w))
+	if layout == sparse.LayoutCSR {
+		s.block, s.lanes = 1, sparseLanes
+		s.ptr = make([]int32, 1, oc+1)
+		for r := range oc {
+			for k, v := range w[r*cols : (r+1)*cols] {
+				if v != 0 {
+					s.w, s.elem = append(s.w, v), append(s.elem, int32(k))
+				}
+			}
+			s.ptr = append(s.ptr, int32(len(s.w)))
+		}
+		nnz = int64(len(s.w))
+	} else {
+		s.w = make([]float32, (oc+rows-1)/rows*rows*cols)
+		for r := range oc {
+			for k, v := range w[r*cols : (r+1)*cols] {
+				s.w[(r/rows*cols+k)*rows+r%rows] = v
+			}
+		}
+	}
+	s.bias = make([]float32, (oc+rows-1)/rows*rows)
+	copy(s.bias, st.Bias)
+	s.m = product{rows: oc, cols: cols, kernel: st.Kernel, nnz: nnz, size: s.bytes().Total()}
+	return s, nil
+}
+
+func (s *laneConv) bytes() sparse.Bytes {
+	return sparse.Bytes{Values: 4 * int64(len(s.w)), Metadata: 4 * int64(len(s.ptr)+len(s.elem))}
+}
+
+func (s *laneConv) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error) {
+	x := in[0]
+	f, err := floatInput(s.st, x)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.geometry(p, x.Shape); err != nil {
+		return nil, err
+	}
+	y, err := model.NewTensor(model.ElemF32, x.Shape[0], s.m.rows, s.win.Out[0], s.win.Out[1])
+	if err != nil {
+		return nil, err
+	}
+	s.src, s.dst = f, y.Data.([]float32)
+	n := x.Shape[0]
+	switch {
+	case y.Len() == 0:
+	case n == 1 && p.pool.threads > 1:
+		s.alone(p)
+	default:
+		p.pool.run(s, n)
+	}
+	s.m.calls = int64(size(s.win.Out) * n)
+	s.src, s.dst = nil, nil
+	return floatOutput(y, x.Elem)
+}
+
+// alone convolves one image, its positions dealt out.
+func (s *laneConv) alone(p *tensorProgram) {
+	b := s.buffer(0)
+	s.fill(b.in, s.src)
+	blocks := s.ld / s.lanes
+	work := blocks * s.lanes * int(s.m.nnz)
+	per := max(1, min(blocks, (blocks+2*p.pool.threads-1)/(2*p.pool.threads)), blocks*grain/max(1, work))
+	p.pool.run(partFunc(func(i int) { s.multiply(b, i*per, min((i+1)*per, blocks)) }), parts(blocks, per))
+	s.deliver(s.dst, b.out)
+}
+
+func (s *laneConv) buffer(worker int) *laneBuffer {
+	b := &s.bufs[worker]
+	if b.in == nil {
+		b.in = make([]float32, s.shape[1]*s.win.Stride[0]*s.win.Stride[1]*s.hs*s.ws+s.slack())
+		b.out = make([]float32, (s.m.rows+s.block)*s.ld)
+	}
+	return b
+}
+
+// part convolves image i.
+func (s *laneConv) part(worker, i int) {
+	b := s.buffer(worker)
+	plane := size(s.win.In)
+	s.fill(b.in, s.src[i*s.shape[1]*plane:(i+1)*s.shape[1]*plane])
+	s.multiply(b, 0, s.ld/s.lanes)
+	s.deliver(s.dst[i*s.m.rows*size(s.win.Out):], b.out)
+}
+
+// slack is how far past the last plane a block of positions may reach.
+func (s *laneConv) slack() int { return s.ld + s.win.Kernel[0]*s.win.Dilation[0]*s.ws }
+
+// fill copies an image into its padded planes; the padding stays zero.
+func (s *laneConv) fill(buf, src []float32) {
+	w := s.win
+	sh, sw := w.Stride[0], w.Stride[1]
+	for c := range s.shape[1] {
+		for h := range w.In[0] {
+			row := src[(c*w.In[0]+h)*w.In[1]:][:w.In[1]]
+			y := h + w.Before[0]
+			if y < 0 || y/sh >= s.hs {
+				continue
+			}
+			base := (c*sh + y%sh) * sw
+			if sw == 1 {
+				from, to := max(0, -w.Before[1]), max(0, w.Before[1])
+				if from < len(row) && to < s.ws {
+					copy(buf[(base*s.hs+y/sh)*s.ws+to:][:s.ws-to], row[from:])
+				}
+				continue
+			}
+			for i, v := range row {
+				if x := i + w.Before[1]; x >= 0 && x/sw < s.ws {
+					buf[((base+x%sw)*s.hs+y/sh)*s.ws+x/sw] = v
+				}
+			}
+		}
+	}
+}
+
+// multiply computes blocks b0 to b1-1 of positions.
+func (s *laneConv) multiply(b *laneBuffer, b0, b1 int) {
+	a := convArgs{ld: 4 * s.ld, floor: s.floor}
+	for blk := b0; blk < b1; blk++ {
+		at := blk * s.lanes
+		a.src = unsafe.Pointer(&b.in[at])
+		if s.ptr != nil {
+			for r := range s.m.rows {
+				k0, k1 := s.ptr[r], s.ptr[r+1]
+				a.dst, a.bias, a.n = unsafe.Pointer(&b.out[r*s.ld+at]), unsafe.Pointer(&s.bias[r]), int(k1-k0)
+				if k1 > k0 {
+					a.off, a.w = unsafe.Pointer(&s.off[k0]), unsafe.Pointer(&s.w[k0])
+				}
+				a.sparse()
+			}
+			continue
+		}
+		a.off, a.n = unsafe.Pointer(&s.off[0]), s.m.cols
+		for r := 0; r < s.m.rows; r += s.block {
+			a.dst, a.bias, a.w = unsafe.Pointer(&b.out[r*s.ld+at]), unsafe.Pointer(&s.bias[r]), unsafe.Pointer(&s.w[r*s.m.cols])
+			a.dense()
+		}
+	}
+}
+
+// deliver leaves the gaps out.
+func (s *laneConv) deliver(dst, out []float32) {
+	oh, ow := s.win.Out[0], s.win.Out[1]
+	for r := range s.m.rows {
+		if ow == s.ws {
+			copy(dst[r*oh*ow:(r+1)*oh*ow], out[r*s.ld:])
+			continue
+		}
+		for h := range oh {
+			copy(dst[(r*oh+h)*ow:(r*oh+h+1)*ow], out[r*s.ld+h*s.ws:])
+		}
+	}
+}
+
+// geometry prepares for inputs of a shape: the batch may change without work.
+func (s *laneConv) geometry(p *tensorProgram, shape []int) error {
+	if len(shape) == 4 && s.win != nil && shape[1] == s.shape[1] && shape[2] == s.shape[2] && shape[3] == s.shape[3] {
+		return nil
+	}
+	w, _, err := tensorop.ConvWindow(s.st.Node, shape, s.st.Shape)
+	if err != nil {
+		return fmt.Errorf("node %q (%s): %w: %w", s.st.Node.Name, s.st.Node.Op, err, runtime.ErrShape)
+	}
+	sh, sw := w.Stride[0], w.Stride[1]
+	// Planes hold what any kernel element of any output position reads.
+	hs := w.Out[0] + (w.Kernel[0]-1)*w.Dilation[0]/sh
+	ws := w.Out[1] + (w.Kernel[1]-1)*w.Dilation[1]/sw
+	total := float64(shape[1]) * float64(sh) * float64(sw) * float64(hs) * float64(ws)
+	if total > 1<<28 || float64(s.m.rows)*float64(w.Out[0])*float64(ws) > 1<<28 {
+		return fmt.Errorf("node %q (%s): padded input of %v: %w", s.st.Node.Name, s.st.Node.Op, shape, runtime.ErrMemory)
+	}
+	s.win, s.shape, s.hs, s.ws = w, append([]int(nil), shape...), hs, ws
+	s.ld = (w.Out[0]*ws + s.lanes - 1) / s.lanes * s.lanes
+	s.bufs = make([]laneBuffer, p.pool.threads)
+	offset := func(k int) int32 {
+		area := w.Kernel[0] * w.Kernel[1]
+		c, kh, kw := k/area, k%area/w.Kernel[1]*w.Dilation[0], k%w.Kernel[1]*w.Dilation[1]
+		plane := (c*sh+kh%sh)*sw + kw%sw
+		return int32(4 * ((plane*hs+kh/sh)*ws + kw/sw))
+	}
+	if s.ptr == nil {
+		s.off = make([]int32, s.m.cols)
+		for k := range s.off {
+			s.off[k] = offset(k)
+		}
+		return nil
+	}
+	s.off = make([]int32, len(s.elem))
+	for i, k := range s.elem {
+		s.off[i] = offset(int(k))
+	}
+	return nil
+}
+
+func (s *laneConv) count() (runtime.OpKey, runtime.OpCounter) {
+	return s.m.counted(model.OpConv, s.m.calls)
+}

@@ -1,0 +1,8 @@
+//go:build !amd64
+
+package cpu
+
+func laneShape() (rows, dense, sparse int) { return 0, 0, 0 }
+
+func (a *convArgs) dense()  {}
+func (a *convArgs) sparse() {}
