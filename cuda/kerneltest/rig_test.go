@@ -263,7 +263,7 @@ func space(r *rig, t sparse.DType, rows, cols, ld int) ptxsim.Ptr {
 func download(r *rig, p ptxsim.Ptr, t sparse.DType, rows, cols, ld int) (*grid, error) {
 	g := &grid{t, rows, cols, ld, make([]float64, rows*cols)}
 	n := max((rows-1)*ld+cols, 0)
-	get := func(i int) (float64, bool) { return 0, false }
+	var get func(i int) (x float64, written bool)
 	if t == f32 {
 		v := down[uint32](r, p, n)
 		get = func(i int) (float64, bool) {
