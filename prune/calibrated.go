@@ -158,6 +158,7 @@ func (f *flow) collect(ctx context.Context, s span, groups []group, full bool) (
 	grams := make([]*gram, len(groups))
 	for i, g := range groups {
 		grams[i] = newGram(f.x.g.Values[g.input].Width, full)
+		grams[i].window = f.x.window
 	}
 	err := f.chunks(ctx, s, nil, func(v values, rows int) error {
 		for i, g := range groups {

@@ -29,7 +29,7 @@ func randomCalib(vocab, windows, length int) Calib {
 
 // calibratedMethods are all methods that look at data, ready to run.
 func calibratedMethods(c Calib) []Method {
-	return []Method{Wanda{Calib: c}, Wanda{Calib: c, Variant: true}, RIA{Calib: c}, SparseGPT{Calib: c}, ALPS{Calib: c}, Best{Calib: c},
+	return []Method{Wanda{Calib: c}, DSnoT{Calib: c}, Wanda{Calib: c, Variant: true}, RIA{Calib: c}, SparseGPT{Calib: c}, ALPS{Calib: c}, Best{Calib: c},
 		Resolved{Of: Magnitude{}, Calib: c}, Resolved{Of: SparseGPT{Calib: c}, Calib: c}}
 }
 

@@ -68,12 +68,19 @@ func TestMethodsEqualNumpy(t *testing.T) {
 			m = Wanda{Variant: true}
 		case "ria":
 			m = RIA{}
+		case "dsnot":
+			m = DSnoT{}
 		default:
 			continue
 		}
 		p = resolveScope(p, m.scope())
 		for _, threads := range []int{1, 3} {
 			l := layerOf(t, g.W, g.X, g.Rows, g.Cols, p, threads)
+			if !m.needsGram() {
+				l.gram = newGram(g.Cols, false)
+				l.gram.add(l.pool, g.X, g.Tokens)
+			}
+			l.gram.window = 8
 			require.NoError(t, m.solve(context.Background(), l), name)
 			// Single precision against double over 44 dependent steps.
 			sameWeights(t, want, l.w, 2e-5)

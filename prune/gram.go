@@ -13,14 +13,16 @@ import (
 type gram struct {
 	d      int
 	tokens int
+	window int       // tokens of a sequence
 	diag   []float64 // [d]
+	sum    []float64 // [d], where h is nil
 	h      []float32 // [d, d], nil: not asked for
 	factor *factor   // of the last factorise, shared by the layers with these inputs
 	asked  float64   // its damping as asked for
 }
 
 func newGram(d int, full bool) *gram {
-	g := &gram{d: d, diag: make([]float64, d)}
+	g := &gram{d: d, diag: make([]float64, d), sum: make([]float64, d)}
 	if full {
 		g.h = make([]float32, d*d)
 	}
@@ -35,6 +37,7 @@ func (g *gram) add(pool *linalg.Pool, x []float32, rows int) {
 			for r := range rows {
 				for c, v := range x[r*g.d+lo : r*g.d+hi] {
 					g.diag[lo+c] += float64(v) * float64(v)
+					g.sum[lo+c] += float64(v)
 				}
 			}
 		})
@@ -53,6 +56,18 @@ func (g *gram) norms() []float32 {
 		out[i] = float32(math.Sqrt(s / float64(max(1, g.tokens))))
 	}
 	return out
+}
+
+// moments are mean and variance of the channels over all tokens; only grams
+// without a matrix keep them.
+func (g *gram) moments() (mean, variance []float64) {
+	mean, variance = make([]float64, g.d), make([]float64, g.d)
+	n := float64(max(1, g.tokens))
+	for c, s := range g.sum {
+		mean[c] = s / n
+		variance[c] = max(0, g.diag[c]/n-mean[c]*mean[c])
+	}
+	return mean, variance
 }
 
 // meanDiag is the mean of the diagonal of H.

@@ -53,6 +53,9 @@ func TestStoriesMethodsRank(t *testing.T) {
 		case RIA:
 			x.Calib = calib
 			m = x
+		case DSnoT:
+			x.Calib = calib
+			m = x
 		case ALPS:
 			x.Calib = calib
 			m = x
@@ -76,12 +79,13 @@ func TestStoriesMethodsRank(t *testing.T) {
 	dense := ppl(nil, nil, Options{})
 	for _, p := range []Pattern{Pattern24, Unstructured{Sparsity: 0.7}} {
 		random, magnitude := ppl(Random{Seed: 1}, p, Options{}), ppl(Magnitude{}, p, Options{})
-		wanda, ria := ppl(Wanda{}, p, Options{}), ppl(RIA{}, p, Options{})
+		wanda, ria, dsnot := ppl(Wanda{}, p, Options{}), ppl(RIA{}, p, Options{}), ppl(DSnoT{}, p, Options{})
 		gpt, solved := ppl(SparseGPT{}, p, Options{}), ppl(Resolved{Of: SparseGPT{}}, p, Options{})
 		alps, best := ppl(ALPS{}, p, Options{}), ppl(Best{}, p, Options{})
-		t.Logf("%v: dense %.3f random %.2f magnitude %.3f wanda %.3f ria %.3f sparsegpt %.3f +resolve %.3f alps %.3f best %.3f", p, dense, random, magnitude, wanda, ria, gpt, solved, alps, best)
+		t.Logf("%v: dense %.3f random %.2f magnitude %.3f wanda %.3f ria %.3f dsnot %.3f sparsegpt %.3f +resolve %.3f alps %.3f best %.3f", p, dense, random, magnitude, wanda, ria, dsnot, gpt, solved, alps, best)
 		require.Less(t, magnitude, random)
 		require.Less(t, wanda, magnitude)
+		require.Less(t, dsnot, wanda)
 		require.Less(t, gpt, wanda)
 		require.Less(t, solved, gpt)
 		require.Less(t, alps, solved)

@@ -110,6 +110,33 @@ def ria(w, x, sparsity=None, nm=None, a=0.5):
     return np.where(row_mask(s, None, nm), 0, w)
 
 
+def dsnot(w, x, window, sparsity=None, nm=None, cycles=50, threshold=0.1):
+    s = np.abs(w) * np.sqrt((x**2).mean(0))
+    keep = ~row_mask(s, sparsity, nm)
+    add, var = w * x.mean(0) * window, x.var(0)
+    group = COLS if nm is None else nm[1]
+    for r in range(ROWS):
+        err = add[r, ~keep[r]].sum()
+        for _ in range(cycles):
+            if abs(err) <= threshold:
+                break
+            sign = np.sign(err)
+            best = (0, None, None)
+            for c in np.flatnonzero(~keep[r] & (np.sign(add[r]) == sign) & (var > 0)):
+                g = np.arange(c // group * group, min(COLS, (c // group + 1) * group))
+                give = [p for p in g if keep[r, p] and np.sign(add[r, p]) == -sign]
+                if give and abs(add[r, c]) / var[c] > best[0]:
+                    best = (abs(add[r, c]) / var[c], c, min(give, key=lambda p: s[r, p]))
+            if best[1] is None:
+                break
+            after = err - add[r, best[1]] + add[r, best[2]]
+            if np.sign(after) != sign:
+                break
+            keep[r, best[1]], keep[r, best[2]] = True, False
+            err = after
+    return np.where(keep, w, 0)
+
+
 def resolve(w, pruned, x, ridge):
     """Least squares on the support of pruned, a direct solve per row."""
     h = x.T @ x
@@ -135,6 +162,8 @@ cases = {
     "wanda 2:4": wanda(w, x, nm=(2, 4)),
     "wanda 0.5": wanda(w, x, sparsity=0.5),
     "wanda-alpha 0.5": wanda_variant(w, x, 0.5),
+    "dsnot 2:4": dsnot(w, x, 8, nm=(2, 4)),
+    "dsnot 0.5": dsnot(w, x, 8, sparsity=0.5),
     "ria 2:4": ria(w, x, nm=(2, 4)),
     "ria 0.5": ria(w, x, sparsity=0.5),
 }
