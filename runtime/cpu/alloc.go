@@ -59,4 +59,4 @@ func f32s(b []byte) []float32 { return reinterpret[float32](b) }
 func u16s(b []byte) []uint16  { return reinterpret[uint16](b) }
 func u32s(b []byte) []uint32  { return reinterpret[uint32](b) }
 func i8s(b []byte) []int8     { return reinterpret[int8](b) }
-func i32s(b []byte) []int32     { return reinterpret[int32](b) }
+func i32s(b []byte) []int32   { return reinterpret[int32](b) }
