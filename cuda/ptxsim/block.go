@@ -54,6 +54,9 @@ func takeBlock(l *launch) *block {
 	}
 	b.run = l
 	b.shared.check, b.shared.poison = !l.dev.cfg.NoRaces, !l.dev.cfg.NoUninit
+	for _, w := range b.warps {
+		w.setSpecials(false)
+	}
 	b.count = nil
 	if l.dev.cfg.Stats {
 		b.count = newCounters(len(l.k.code))
@@ -72,6 +75,7 @@ func newBlock(l *launch) *block {
 		if rest := b.threads - 32*i; rest < 32 {
 			w.launch = 1<<rest - 1
 		}
+		w.setConstants()
 		b.warps = append(b.warps, w)
 	}
 	return b
@@ -91,9 +95,7 @@ func (b *block) reset(linear int) {
 		b.barriers[i].arrived, b.barriers[i].waiting = 0, b.barriers[i].waiting[:0]
 	}
 	for _, w := range b.warps {
-		clear(w.d32)
-		clear(w.d64)
-		clear(w.dpr)
+		w.poisonAll()
 		clear(w.vc)
 		for i := range w.local {
 			w.local[i] = poisonByte
@@ -103,28 +105,66 @@ func (b *block) reset(linear int) {
 		w.groups, w.copies, w.groupN = w.groups[:0], w.copies[:0], [32]uint32{}
 		w.clock = 0
 		w.syncWarp() // clocks start at 1: 0 means never
-		w.setConstants()
+		w.setSpecials(true)
 	}
 }
 
+// setConstants fills the slots of constants; nothing ever writes to them again.
 func (w *warp) setConstants() {
 	k := w.blk.k
 	for _, c := range k.const32 {
 		for i := range w.r32[c.slot] {
 			w.r32[c.slot][i] = uint32(c.bits)
 		}
-		w.d32[c.slot] = full
 	}
 	for _, c := range k.const64 {
 		for i := range w.r64[c.slot] {
 			w.r64[c.slot][i] = c.bits
 		}
+	}
+}
+
+// poisonAll forgets which registers were written, but for constants and special
+// registers.
+func (w *warp) poisonAll() {
+	clear(w.d32)
+	clear(w.d64)
+	clear(w.dpr)
+	k := w.blk.k
+	for _, c := range k.const32 {
+		w.d32[c.slot] = full
+	}
+	for _, c := range k.const64 {
 		w.d64[c.slot] = full
 	}
 	for _, s := range k.constP {
 		w.pr[s], w.dpr[s] = 0, full
 	}
 	for _, s := range k.special {
+		if s.wide {
+			w.d64[s.slot] = full
+		} else {
+			w.d32[s.slot] = full
+		}
+	}
+}
+
+// setSpecials fills the special registers: once a launch those that say where a
+// thread is in its block, once a block those that say which block it is.
+func (w *warp) setSpecials(ofBlock bool) {
+	for _, s := range w.blk.k.special {
+		if strings.HasPrefix(s.name, "%ctaid") || s.name == "%smid" {
+			if ofBlock {
+				v := w.specialValue(s.name, 0)
+				for i := range w.r32[s.slot] {
+					w.r32[s.slot][i] = uint32(v)
+				}
+			}
+			continue
+		}
+		if ofBlock {
+			continue
+		}
 		for i := 0; i < 32; i++ {
 			v := w.specialValue(s.name, i)
 			if s.wide {
@@ -132,11 +172,6 @@ func (w *warp) setConstants() {
 			} else {
 				w.r32[s.slot][i] = uint32(v)
 			}
-		}
-		if s.wide {
-			w.d64[s.slot] = full
-		} else {
-			w.d32[s.slot] = full
 		}
 	}
 }

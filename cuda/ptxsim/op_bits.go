@@ -98,6 +98,18 @@ func decodeShift(b *builder, st *statement) execFn {
 		}
 		return b.map2(t, t, tU32, func(x, y uint64) uint64 { return x << min(y, width) })
 	}
+	if t.size() == 4 && !t.signed() && len(st.args) == 3 && st.args[2].kind == argImm {
+		d, s := b.operands(t, t, tU32)
+		n := min(st.args[2].bits&0xffffffff, 32)
+		return func(w *warp, m uint32) {
+			p := w.in32(s[0].i, m)
+			o := w.out32(d.i, m)
+			for i := range o {
+				o[i] = p[i] >> n
+			}
+			w.put32(d.i, m)
+		}
+	}
 	if t.signed() {
 		return b.map2(t, t, tU32, func(x, y uint64) uint64 { return uint64(int64(x) >> min(y, 63)) })
 	}

@@ -23,6 +23,9 @@ func (b *builder) floatArith(op string, t dtype, ms modset) execFn {
 	}
 	switch t {
 	case tF16x2, tBF16x2:
+		if t == tF16x2 && mode == roundNearest && !sat && !ftz && op != "div" {
+			return b.halvesFast(op)
+		}
 		e := halfOf(t)
 		return b.map2(t, t, t, func(x, y uint64) uint64 {
 			lo := floatOp(e, mode, sat, ftz, f, x&0xffff, y&0xffff)
@@ -138,6 +141,28 @@ func (b *builder) floatFast(op string) execFn {
 	}
 }
 
+// halvesFast is f16x2 add, sub and mul to nearest by way of float32, whose 24
+// bits are enough that rounding twice is rounding once (24 >= 2*11+2).
+func (b *builder) halvesFast(op string) execFn {
+	d, x, y := b.slots2(tF16x2)
+	f := func(p, q float32) float32 { return p + q }
+	switch op {
+	case "sub":
+		f = func(p, q float32) float32 { return p - q }
+	case "mul":
+		f = func(p, q float32) float32 { return p * q }
+	}
+	return func(w *warp, m uint32) {
+		p, q := w.in32(x, m), w.in32(y, m)
+		o := w.out32(d, m)
+		for i := range o {
+			lo := floatToHalf(f(halfToFloat(p[i]&0xffff), halfToFloat(q[i]&0xffff)))
+			o[i] = lo | floatToHalf(f(halfToFloat(p[i]>>16), halfToFloat(q[i]>>16)))<<16
+		}
+		w.put32(d, m)
+	}
+}
+
 // canonNaN gives the bits of x; every NaN is the canonical 0x7fffffff.
 func canonNaN(x float32) uint32 {
 	if x != x {
@@ -188,7 +213,14 @@ func (b *builder) fmaFast() execFn {
 		x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
 		o := w.out32(d.i, m)
 		for i := range o {
-			o[i] = canonNaN(fma32(math.Float32frombits(x[i]), math.Float32frombits(y[i]), math.Float32frombits(z[i])))
+			// fma32's quick case by hand: a finite normal result off the ties.
+			s := float64(math.Float32frombits(x[i]))*float64(math.Float32frombits(y[i])) + float64(math.Float32frombits(z[i]))
+			b := math.Float64bits(s)
+			if e := b >> 52 & 0x7ff; b&0x1fffffff != 0x10000000 && e-(1023-126) < 0x7ff-(1023-126) {
+				o[i] = math.Float32bits(float32(s))
+			} else {
+				o[i] = canonNaN(fma32(math.Float32frombits(x[i]), math.Float32frombits(y[i]), math.Float32frombits(z[i])))
+			}
 		}
 		w.put32(d.i, m)
 	}

@@ -124,6 +124,9 @@ func decodeMul(b *builder, st *statement) execFn {
 		if wt == tNone {
 			panic(b.unsupported(".wide of %s", t))
 		}
+		if t == tS32 || t == tU32 {
+			return b.mulWide(t, wt)
+		}
 		return b.map2(wt, t, t, func(x, y uint64) uint64 { return x * y })
 	case ms.has("hi"):
 		return b.map2(t, t, t, func(x, y uint64) uint64 { return mulHi(t, x, y) })
@@ -162,7 +165,41 @@ func decodeMad(b *builder, st *statement) execFn {
 	case !ms.has("lo"):
 		panic(b.unsupported("neither .lo, .hi nor .wide"))
 	}
+	if t.size() == 4 && !ms.has("sat") {
+		d, s := b.operands(t, t, t, t)
+		return func(w *warp, m uint32) {
+			x, y, z := w.in32(s[0].i, m), w.in32(s[1].i, m), w.in32(s[2].i, m)
+			o := w.out32(d.i, m)
+			for i := range o {
+				o[i] = x[i]*y[i] + z[i]
+			}
+			w.put32(d.i, m)
+		}
+	}
 	return b.map3(t, t, t, t, func(x, y, z uint64) uint64 { return x*y + z })
+}
+
+// mulWide multiplies 32-bit values into 64 bits.
+func (b *builder) mulWide(t, wt dtype) execFn {
+	d, s := b.operands(wt, t, t)
+	if t == tU32 {
+		return func(w *warp, m uint32) {
+			x, y := w.in32(s[0].i, m), w.in32(s[1].i, m)
+			o := w.out64(d.i, m)
+			for i := range o {
+				o[i] = uint64(x[i]) * uint64(y[i])
+			}
+			w.put64(d.i, m)
+		}
+	}
+	return func(w *warp, m uint32) {
+		x, y := w.in32(s[0].i, m), w.in32(s[1].i, m)
+		o := w.out64(d.i, m)
+		for i := range o {
+			o[i] = uint64(int64(int32(x[i])) * int64(int32(y[i])))
+		}
+		w.put64(d.i, m)
+	}
 }
 
 func decodeDiv(b *builder, st *statement) execFn {

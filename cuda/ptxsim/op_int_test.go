@@ -135,6 +135,8 @@ func TestBitOps(t *testing.T) {
 		{"b32 b32", "shl.b32 d, a, 5;", func(a, _, _ uint64) uint64 { return a << 5 }},
 		{"b32 b32", "shl.b32 d, a, 40;", func(_, _, _ uint64) uint64 { return 0 }},
 		{"b32 b32 b32", "shr.u32 d, a, b;", func(a, b, _ uint64) uint64 { return a >> sh(b) }},
+		{"b32 b32", "shr.u32 d, a, 7;", func(a, _, _ uint64) uint64 { return a >> 7 }},
+		{"b32 b32", "shr.u32 d, a, 33;", func(_, _, _ uint64) uint64 { return 0 }},
 		{"b32 b32 b32", "shr.s32 d, a, b;", func(a, b, _ uint64) uint64 { return uint64(int64(int32(a)) >> sh(b)) }},
 		{"b64 b64 b32", "shl.b64 d, a, b;", func(a, b, _ uint64) uint64 { return a << sh(b) }},
 		{"b64 b64 b32", "shr.s64 d, a, b;", func(a, b, _ uint64) uint64 { return uint64(int64(a) >> sh(b)) }},
@@ -213,6 +215,12 @@ func TestBitOps(t *testing.T) {
 			return r
 		}},
 		{"b32 b32 b32", "prmt.b32 d, a, b, 0x5410;", func(a, b, _ uint64) uint64 { return a&0xffff | b<<16 }},
+		{"b32 b32 b32", "prmt.b32 d, a, b, 0x2074;", func(a, b, _ uint64) uint64 {
+			return b&0xff | b>>24<<8 | a&0xff<<16 | a>>16&0xff<<24
+		}},
+		{"b32 b32 b32", "prmt.b32 d, a, b, 0x9;", func(a, _, _ uint64) uint64 {
+			return uint64(uint8(int8(a>>8)>>7)) | a&0xff<<8 | a&0xff<<16 | a&0xff<<24
+		}},
 		{"b32 b32 b32 b32", "lop3.b32 d, a, b, c, 0xca;", func(a, b, c uint64) uint64 { return a&b | ^a&c }},
 		{"b32 b32 b32 b32", "lop3.b32 d, a, b, c, 0xea;", func(a, b, c uint64) uint64 { return a&b | c }},
 		{"b32 b32 b32 b32", "lop3.b32 d, a, b, c, 0x6a;", func(a, b, c uint64) uint64 { return a&b ^ c }},

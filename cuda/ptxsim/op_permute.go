@@ -28,6 +28,22 @@ func decodePrmt(b *builder, st *statement) execFn {
 		tab := permuteModes[name]
 		return b.map3(tB32, tB32, tB32, tB32, func(x, y, s uint64) uint64 { return permute(x, y, tab[s&3]) })
 	}
+	if len(st.args) == 4 && st.args[3].kind == argImm && st.args[3].bits&0x8888 == 0 {
+		d, s := b.operands(tB32, tB32, tB32, tB32)
+		var by [4]uint64 // shifts that bring the four bytes down
+		for i := range by {
+			by[i] = st.args[3].bits >> (4 * i) & 7 * 8
+		}
+		return func(w *warp, m uint32) {
+			x, y := w.in32(s[0].i, m), w.in32(s[1].i, m)
+			o := w.out32(d.i, m)
+			for i := range o {
+				v := uint64(y[i])<<32 | uint64(x[i])
+				o[i] = uint32(v>>by[0]&0xff | v>>by[1]&0xff<<8 | v>>by[2]&0xff<<16 | v>>by[3]&0xff<<24)
+			}
+			w.put32(d.i, m)
+		}
+	}
 	return b.map3(tB32, tB32, tB32, tB32, permute)
 }
 

@@ -36,6 +36,15 @@ func decodeShfl(b *builder, st *statement) execFn {
 		lane, clamp, member := w.in32(s[1].i, m), w.in32(s[2].i, m), w.in32(s[3].i, m)
 		src := *w.in32(s[0].i, 0)
 		def := w.d32[s[0].i]
+		if m == full && def == full && mode == "bfly" && sameInAll(lane) && sameInAll(clamp) && sameInAll(member) && clamp[0] == 31 && member[0] == full {
+			o := &w.r32[d.i]
+			for i := range o {
+				o[i] = src[(uint32(i)^lane[0])&31]
+			}
+			w.d32[d.i] = full
+			w.setPred(p.i, full, m)
+			return
+		}
 		var pred uint32
 		var out lanes32
 		for mm := m; mm != 0; mm &= mm - 1 {
@@ -63,6 +72,16 @@ func decodeShfl(b *builder, st *statement) execFn {
 		w.d32[d.i] |= m
 		w.setPred(p.i, pred, m)
 	}
+}
+
+func sameInAll(v *lanes32) bool {
+	first := v[0]
+	for i := range v {
+		if v[i] != first {
+			return false
+		}
+	}
+	return true
 }
 
 // shuffleSource gives the lane that lane i reads, and whether it is in range

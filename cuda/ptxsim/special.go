@@ -87,7 +87,7 @@ func (w *warp) specialValue(name string, i int) uint64 {
 	case "%dynamic_smem_size":
 		return uint64(blk.run.dynShared)
 	case "%total_smem_size":
-		return uint64(len(blk.shared.data))
+		return uint64(blk.run.sharedSize)
 	case "WARP_SZ":
 		return 32
 	}
