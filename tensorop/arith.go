@@ -56,7 +56,7 @@ func arithmetic(op string, c *Call, a, b *T, shape []int) (*T, error) {
 		return nil, fmt.Errorf("operands are %v and %v: %w", a.Elem, b.Elem, ErrType)
 	}
 	fmod := c.int("fmod", 0) != 0
-	out, err := make0(a.Elem, shape...)
+	out, err := c.result(a.Elem, shape...)
 	if err != nil {
 		return nil, err
 	}

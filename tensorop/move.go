@@ -71,11 +71,13 @@ func concat(c *Call) ([]*T, error) {
 			return nil, err
 		}
 	}
-	return one(Concat(ts, c.int("axis", 1)))
+	return one(c.concat(ts, c.int("axis", 1)))
 }
 
 // Concat joins tensors along a dimension.
-func Concat(ts []*T, ax int) (*T, error) {
+func Concat(ts []*T, ax int) (*T, error) { return (*Call)(nil).concat(ts, ax) }
+
+func (c *Call) concat(ts []*T, ax int) (*T, error) {
 	if len(ts) == 0 {
 		return nil, fmt.Errorf("no tensors: %w", ErrShape)
 	}
@@ -97,7 +99,7 @@ func Concat(ts []*T, ax int) (*T, error) {
 		}
 		shape[ax] += t.Shape[ax]
 	}
-	out, err := make0(first.Elem, shape...)
+	out, err := c.result(first.Elem, shape...)
 	if err != nil {
 		return nil, err
 	}

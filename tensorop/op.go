@@ -35,6 +35,9 @@ type Call struct {
 	// Outs is the number of outputs that are wanted.
 	Outs int
 	Pool *linalg.Pool // nil: one thread
+	// Floats, where it is set, lends memory of any content for float32 results that
+	// an op writes wholly.
+	Floats func(shape ...int) (*T, error)
 
 	op *model.TensorOp
 }
@@ -323,6 +326,18 @@ func make0(e model.Elem, shape ...int) (*T, error) {
 
 // reshaped is t with another shape of as many elements; it shares the data.
 func reshaped(t *T, shape ...int) *T { return &T{Elem: t.Elem, Shape: shape, Data: t.Data} }
+
+// result is an output that the op writes wholly.
+func (c *Call) result(e model.Elem, shape ...int) (*T, error) {
+	if c != nil && c.Floats != nil && e == model.ElemF32 {
+		t, err := c.Floats(shape...)
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", err, ErrShape)
+		}
+		return t, nil
+	}
+	return make0(e, shape...)
+}
 
 func newF32(shape ...int) (*T, []float32, error) {
 	t, err := make0(model.ElemF32, shape...)

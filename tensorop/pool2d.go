@@ -13,10 +13,11 @@ func pool2D(c *Call, kind string, x *T, w *Window) (*T, error) {
 	if !ok || len(w.In) != 2 || w.Dilation[0] != 1 || w.Dilation[1] != 1 || c.Outs > 1 || kind == "LpPool" {
 		return nil, nil
 	}
-	out, dst, err := newF32(x.Shape[0], x.Shape[1], w.Out[0], w.Out[1])
+	out, err := c.result(model.ElemF32, x.Shape[0], x.Shape[1], w.Out[0], w.Out[1])
 	if err != nil {
 		return nil, err
 	}
+	dst := out.Data.([]float32)
 	count := make([]float64, product(w.Out))
 	if kind == "AveragePool" {
 		if c.int("count_include_pad", 0) != 0 {

@@ -68,11 +68,15 @@ func softplus(x float64) float64 { return math.Log1p(math.Exp(-math.Abs(x))) + m
 func relu(c *Call) ([]*T, error) {
 	if x := c.in(0); x != nil {
 		if d, ok := x.Data.([]float32); ok {
-			out := make([]float32, len(d))
+			y, err := c.result(model.ElemF32, x.Shape...)
+			if err != nil {
+				return nil, err
+			}
+			out := y.Data.([]float32)
 			for i, v := range d {
 				out[i] = max(v, 0)
 			}
-			return []*T{model.F32Tensor(out, x.Shape...)}, nil
+			return []*T{y}, nil
 		}
 	}
 	return plain(func(x float64) float64 { return max(x, 0) })(c)

@@ -36,6 +36,8 @@ type laneConv struct {
 	shape  []int
 	win    *tensorop.Window
 	off    []int32 // byte offset of each kernel element (dense) or value (sparse)
+	plain  bool    // 1x1 without stride and padding: the input is read where it is
+	last   []int32 // off for its last block
 	hs, ws int     // size of a phase's plane
 	ld     int     // positions with gaps, in whole blocks
 	bufs   []laneBuffer
@@ -110,7 +112,7 @@ func (s *laneConv) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, e
 	if err := s.geometry(p, x.Shape); err != nil {
 		return nil, err
 	}
-	y, err := model.NewTensor(model.ElemF32, x.Shape[0], s.m.rows, s.win.Out[0], s.win.Out[1])
+	y, err := p.bufs.tensor(x.Shape[0], s.m.rows, s.win.Out[0], s.win.Out[1])
 	if err != nil {
 		return nil, err
 	}
@@ -135,15 +137,43 @@ func (s *laneConv) alone(p *tensorProgram) {
 	blocks := s.ld / s.lanes
 	work := blocks * s.lanes * int(s.m.nnz)
 	per := max(1, min(blocks, (blocks+2*p.pool.threads-1)/(2*p.pool.threads)), blocks*grain/max(1, work))
-	p.pool.run(partFunc(func(i int) { s.multiply(b, i*per, min((i+1)*per, blocks)) }), parts(blocks, per))
+	p.pool.run(&aloneJob{s, b, per, blocks}, parts(blocks, per))
 	s.deliver(s.dst, b.out)
+}
+
+// aloneJob is blocks of one image's positions. Blocks share the padded input and
+// the output with gaps; a corner of the buffer each worker has for itself.
+type aloneJob struct {
+	s           *laneConv
+	b           *laneBuffer
+	per, blocks int
+}
+
+func (j *aloneJob) part(worker, i int) {
+	b := *j.b
+	own := j.s.buffer(worker)
+	if j.s.win.Out[1] == j.s.ws {
+		b.out = own.out
+	}
+	if j.s.plain {
+		b.in = own.in
+	}
+	j.s.multiply(&b, j.s.src, j.s.dst, i*j.per, min((i+1)*j.per, j.blocks))
 }
 
 func (s *laneConv) buffer(worker int) *laneBuffer {
 	b := &s.bufs[worker]
 	if b.in == nil {
-		b.in = make([]float32, s.shape[1]*s.win.Stride[0]*s.win.Stride[1]*s.hs*s.ws+s.slack())
-		b.out = make([]float32, (s.m.rows+s.block)*s.ld)
+		if s.plain {
+			b.in = make([]float32, s.shape[1]*s.lanes)
+		} else {
+			b.in = make([]float32, s.shape[1]*s.win.Stride[0]*s.win.Stride[1]*s.hs*s.ws+s.slack())
+		}
+		if s.win.Out[1] == s.ws {
+			b.out = make([]float32, s.block*s.lanes)
+		} else {
+			b.out = make([]float32, (s.m.rows+s.block)*s.ld)
+		}
 	}
 	return b
 }
@@ -152,9 +182,10 @@ func (s *laneConv) buffer(worker int) *laneBuffer {
 func (s *laneConv) part(worker, i int) {
 	b := s.buffer(worker)
 	plane := size(s.win.In)
-	s.fill(b.in, s.src[i*s.shape[1]*plane:(i+1)*s.shape[1]*plane])
-	s.multiply(b, 0, s.ld/s.lanes)
-	s.deliver(s.dst[i*s.m.rows*size(s.win.Out):], b.out)
+	src, dst := s.src[i*s.shape[1]*plane:(i+1)*s.shape[1]*plane], s.dst[i*s.m.rows*size(s.win.Out):]
+	s.fill(b.in, src)
+	s.multiply(b, src, dst, 0, s.ld/s.lanes)
+	s.deliver(dst, b.out)
 }
 
 // slack is how far past the last plane a block of positions may reach.
@@ -162,6 +193,9 @@ func (s *laneConv) slack() int { return s.ld + s.win.Kernel[0]*s.win.Dilation[0]
 
 // fill copies an image into its padded planes; the padding stays zero.
 func (s *laneConv) fill(buf, src []float32) {
+	if s.plain {
+		return
+	}
 	w := s.win
 	sh, sw := w.Stride[0], w.Stride[1]
 	for c := range s.shape[1] {
@@ -188,27 +222,52 @@ func (s *laneConv) fill(buf, src []float32) {
 	}
 }
 
-// multiply computes blocks b0 to b1-1 of positions.
-func (s *laneConv) multiply(b *laneBuffer, b0, b1 int) {
-	a := convArgs{ld: 4 * s.ld, floor: s.floor}
+// multiply computes blocks b0 to b1-1 of positions. Where the output has no gaps,
+// whole blocks go where they belong; what sticks out goes through a corner of the
+// buffer.
+func (s *laneConv) multiply(b *laneBuffer, src, dst []float32, b0, b1 int) {
+	a := convArgs{floor: s.floor}
+	positions, tight := size(s.win.Out), s.win.Out[1] == s.ws
 	for blk := b0; blk < b1; blk++ {
 		at := blk * s.lanes
-		a.src = unsafe.Pointer(&b.in[at])
-		if s.ptr != nil {
-			for r := range s.m.rows {
+		off, whole := s.off, !tight || at+s.lanes <= positions
+		switch {
+		case !s.plain:
+			a.src = unsafe.Pointer(&b.in[at])
+		case whole:
+			a.src = unsafe.Pointer(&src[at])
+		default: // the last block would read past the input
+			for c := range s.shape[1] {
+				copy(b.in[c*s.lanes:(c+1)*s.lanes], src[c*positions+at:(c+1)*positions])
+			}
+			a.src, off = unsafe.Pointer(&b.in[0]), s.last
+		}
+		for r := 0; r < s.m.rows; r += s.block {
+			direct := tight && whole && r+s.block <= s.m.rows
+			switch {
+			case direct:
+				a.dst, a.ld = unsafe.Pointer(&dst[r*positions+at]), 4*positions
+			case tight:
+				a.dst, a.ld = unsafe.Pointer(&b.out[0]), 4*s.lanes
+			default:
+				a.dst, a.ld = unsafe.Pointer(&b.out[r*s.ld+at]), 4*s.ld
+			}
+			a.bias = unsafe.Pointer(&s.bias[r])
+			if s.ptr == nil {
+				a.off, a.n, a.w = unsafe.Pointer(&off[0]), s.m.cols, unsafe.Pointer(&s.w[r*s.m.cols])
+				a.dense()
+			} else {
 				k0, k1 := s.ptr[r], s.ptr[r+1]
-				a.dst, a.bias, a.n = unsafe.Pointer(&b.out[r*s.ld+at]), unsafe.Pointer(&s.bias[r]), int(k1-k0)
-				if k1 > k0 {
-					a.off, a.w = unsafe.Pointer(&s.off[k0]), unsafe.Pointer(&s.w[k0])
+				if a.n = int(k1 - k0); a.n > 0 {
+					a.off, a.w = unsafe.Pointer(&off[k0]), unsafe.Pointer(&s.w[k0])
 				}
 				a.sparse()
 			}
-			continue
-		}
-		a.off, a.n = unsafe.Pointer(&s.off[0]), s.m.cols
-		for r := 0; r < s.m.rows; r += s.block {
-			a.dst, a.bias, a.w = unsafe.Pointer(&b.out[r*s.ld+at]), unsafe.Pointer(&s.bias[r]), unsafe.Pointer(&s.w[r*s.m.cols])
-			a.dense()
+			if tight && !direct {
+				for i := range min(s.block, s.m.rows-r) {
+					copy(dst[(r+i)*positions+at:(r+i+1)*positions], b.out[i*s.lanes:(i+1)*s.lanes])
+				}
+			}
 		}
 	}
 }
@@ -216,11 +275,10 @@ func (s *laneConv) multiply(b *laneBuffer, b0, b1 int) {
 // deliver leaves the gaps out.
 func (s *laneConv) deliver(dst, out []float32) {
 	oh, ow := s.win.Out[0], s.win.Out[1]
+	if ow == s.ws {
+		return
+	}
 	for r := range s.m.rows {
-		if ow == s.ws {
-			copy(dst[r*oh*ow:(r+1)*oh*ow], out[r*s.ld:])
-			continue
-		}
 		for h := range oh {
 			copy(dst[(r*oh+h)*ow:(r*oh+h+1)*ow], out[r*s.ld+h*s.ws:])
 		}
@@ -253,18 +311,28 @@ func (s *laneConv) geometry(p *tensorProgram, shape []int) error {
 		plane := (c*sh+kh%sh)*sw + kw%sw
 		return int32(4 * ((plane*hs+kh/sh)*ws + kw/sw))
 	}
-	if s.ptr == nil {
-		s.off = make([]int32, s.m.cols)
-		for k := range s.off {
-			s.off[k] = offset(k)
-		}
-		return nil
-	}
-	s.off = make([]int32, len(s.elem))
-	for i, k := range s.elem {
-		s.off[i] = offset(int(k))
+	s.plain = w.Kernel[0]*w.Kernel[1]*sh*sw == 1 && w.Before[0]|w.Before[1]|w.After[0]|w.After[1] == 0
+	s.off = s.offsets(offset)
+	if s.plain {
+		s.last = s.offsets(func(k int) int32 { return int32(4 * k * s.lanes) })
 	}
 	return nil
+}
+
+// offsets are those of all kernel elements, or of those that a sparse weight keeps.
+func (s *laneConv) offsets(f func(k int) int32) []int32 {
+	if s.ptr == nil {
+		off := make([]int32, s.m.cols)
+		for k := range off {
+			off[k] = f(k)
+		}
+		return off
+	}
+	off := make([]int32, len(s.elem))
+	for i, k := range s.elem {
+		off[i] = f(int(k))
+	}
+	return off
 }
 
 func (s *laneConv) count() (runtime.OpKey, runtime.OpCounter) {

@@ -42,7 +42,7 @@ func (s *convStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, e
 	if err := s.geometry(p, x.Shape); err != nil {
 		return nil, err
 	}
-	y, err := model.NewTensor(model.ElemF32, append([]int{x.Shape[0], s.m.rows}, s.win.Out...)...)
+	y, err := p.bufs.tensor(append([]int{x.Shape[0], s.m.rows}, s.win.Out...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func (s *linearTensorStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.T
 		return nil, fmt.Errorf("node %q (%s): want [... %d], got %v: %w", s.st.Node.Name, s.st.Node.Op, s.m.cols, x.Shape, runtime.ErrShape)
 	}
 	shape := append(append([]int(nil), x.Shape[:k-1]...), s.m.rows)
-	y, err := model.NewTensor(model.ElemF32, shape...)
+	y, err := p.bufs.tensor(shape...)
 	if err != nil {
 		return nil, err
 	}

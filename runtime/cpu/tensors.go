@@ -55,6 +55,7 @@ type tensorProgram struct {
 	closed  atomic.Bool
 
 	vals []*model.Tensor // of the Run in progress, by value
+	bufs buffers
 }
 
 // tensorStep computes a node's outputs from its inputs.
@@ -130,6 +131,7 @@ func (p *tensorProgram) Run(ctx context.Context, in []*model.Tensor, c *runtime.
 	if len(in) != len(g.Inputs) {
 		return nil, fmt.Errorf("cpu: want %d inputs, got %d: %w", len(g.Inputs), len(in), runtime.ErrShape)
 	}
+	p.bufs.begin()
 	p.vals = make([]*model.Tensor, len(g.Values))
 	defer func() { p.vals = nil }()
 	for v, t := range g.Constants {
@@ -174,14 +176,17 @@ func (p *tensorProgram) loop(ctx context.Context, c *runtime.Counters) error {
 		}
 		if st.Weight != nil {
 			p.vals[st.Out] = out[0]
+			p.bufs.hold(out[0])
 		} else {
 			for k, v := range st.Node.Outs {
 				if v != model.NoValue && k < len(out) {
 					p.vals[v] = out[k]
+					p.bufs.hold(out[k])
 				}
 			}
 		}
 		for _, v := range st.Free {
+			p.bufs.release(p.vals[v])
 			p.vals[v] = nil
 		}
 		if c != nil {
@@ -256,7 +261,7 @@ type opStep struct {
 }
 
 func (s *opStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error) {
-	out, err := tensorop.Run(&tensorop.Call{Node: s.node, In: append(in[:len(in):len(in)], s.params...), Outs: len(s.node.Outs), Pool: p.lin})
+	out, err := tensorop.Run(&tensorop.Call{Node: s.node, In: append(in[:len(in):len(in)], s.params...), Outs: len(s.node.Outs), Pool: p.lin, Floats: p.bufs.tensor})
 	if err == nil && s.relu {
 		for i, v := range out[0].Data.([]float32) {
 			out[0].Data.([]float32)[i] = max(v, 0)
