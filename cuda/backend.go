@@ -61,6 +61,23 @@ func (b *Backend) Name() string { return "cuda" }
 // Info describes the device.
 func (b *Backend) Info() Info { return b.info }
 
+// energyMeter is a Driver of a GPU whose energy can be read.
+type energyMeter interface{ Joules() (float64, bool) }
+
+// Joules is what the GPU has used since some fixed time, by NVML; false where it
+// cannot be read.
+func (b *Backend) Joules() (joules float64, ok bool) {
+	m, can := b.d.(energyMeter)
+	if !can {
+		return 0, false
+	}
+	_ = b.do(func() error {
+		joules, ok = m.Joules()
+		return nil
+	})
+	return joules, ok
+}
+
 // Close releases the device; programs must be closed before.
 func (b *Backend) Close() error {
 	b.mu.Lock()

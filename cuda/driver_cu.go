@@ -40,6 +40,7 @@ type cuDriver struct {
 	events  []C.CUevent
 	pinned  unsafe.Pointer
 	pool    pool
+	meter   *nvml
 }
 
 // pinnedBytes is the staging buffer of copies: page-locked, so that they run at the
@@ -78,6 +79,10 @@ func openDriver(n int) (Driver, error) {
 		return nil, call("cuDeviceTotalMem_v2", err)
 	}
 	d.info.Driver = cu.Version()
+	var bus [32]C.char
+	if C.cuDeviceGetPCIBusId(&bus[0], C.int(len(bus)), C.CUdevice(dev)) == C.CUDA_SUCCESS {
+		d.meter = openNVML(C.GoString(&bus[0]))
+	}
 	d.info.Simulated = d.info.Name == simulatorName
 	if d.ctx, err = dev.MakeContext(cu.SchedAuto); err != nil {
 		return nil, call("cuCtxCreate_v2", err)
@@ -233,6 +238,9 @@ func (d *cuDriver) Launch(f Func, grid, block [3]int, shared int, args ...any) e
 	dims := [6]C.uint{C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(block[0]), C.uint(block[1]), C.uint(block[2])}
 	return d.check("cuLaunchKernel", C.launch(f.(C.CUfunction), &dims[0], C.uint(shared), d.stream, &raw[0], C.int(len(args))))
 }
+
+// Joules implements energyMeter.
+func (d *cuDriver) Joules() (float64, bool) { return d.meter.joules() }
 
 func (d *cuDriver) Sync() error {
 	return d.check("cuStreamSynchronize", C.cuStreamSynchronize(d.stream))

@@ -24,7 +24,7 @@ type contender struct {
 	prefill, decode []float64 // tokens/s by round
 	between         runtime.Latencies
 	joules          float64
-	metered         bool
+	metered         string
 }
 
 // compare runs the model dense and sparse, and the baseline if there is one: first
@@ -59,7 +59,7 @@ func (c *runCmd) compare(g *globals, b runtime.Backend) error {
 	}
 	for r := range c.Rounds {
 		for _, x := range sides {
-			if err := c.round(g, x, r == 0); err != nil {
+			if err := c.round(g, b, x, r == 0); err != nil {
 				return err
 			}
 		}
@@ -68,9 +68,9 @@ func (c *runCmd) compare(g *globals, b runtime.Backend) error {
 	for _, x := range sides {
 		x.side.Prefill, x.side.Decode = median(x.prefill), median(x.decode)
 		x.side.latency(&x.between)
-		if x.metered {
+		if x.metered != "" {
 			x.side.EnergyJ = &x.joules
-			out.Energy = "rapl, joules of the timed rounds"
+			out.Energy = x.metered + ", joules of the timed rounds"
 		}
 		if c.Text != "" {
 			g.logf("%s: perplexity", x.label)
@@ -143,7 +143,7 @@ func (c *runCmd) alone(g *globals, b runtime.Backend, x *contender) error {
 var baseRSS = func() int64 { n, _ := runtime.RSS(); return n }()
 
 // round times one prefill and one decode run.
-func (c *runCmd) round(g *globals, x *contender, warm bool) error {
+func (c *runCmd) round(g *globals, b runtime.Backend, x *contender, warm bool) error {
 	ids := c.promptIDs(x.s, c.Prefill)
 	if warm { // touch every page and settle clocks once before anything is timed
 		if _, err := x.s.GenerateTokens(g.ctx, ids, runtime.GenerateOptions{MaxTokens: 2, IgnoreEOS: true}); err != nil {
@@ -151,16 +151,16 @@ func (c *runCmd) round(g *globals, x *contender, warm bool) error {
 		}
 	}
 	x.s.ResetCounters()
-	meter := runtime.OpenEnergy()
+	meter := openMeter(b)
 	if _, err := x.s.GenerateTokens(g.ctx, ids, runtime.GenerateOptions{MaxTokens: 1, IgnoreEOS: true}); err != nil {
 		return err
 	}
 	if _, err := x.s.GenerateTokens(g.ctx, ids[:min(len(ids), 8)], runtime.GenerateOptions{MaxTokens: c.Tokens, IgnoreEOS: true}); err != nil {
 		return err
 	}
-	if j, ok := meter.Joules(); ok {
+	if j, source := meter.joules(); source != "" {
 		x.joules += j
-		x.metered = true
+		x.metered = source
 	}
 	cnt := x.s.Counters()
 	x.prefill = append(x.prefill, cnt.TokensPerSecond(runtime.Prefill))

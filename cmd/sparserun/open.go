@@ -100,3 +100,34 @@ func (e *engine) compile(gr *model.Graph, b runtime.Backend, mode string, adjust
 	}
 	return s, nil
 }
+
+// meter reads energy: the GPU's where the backend has one, else the CPU's.
+type meter struct {
+	cpu   *runtime.Energy
+	gpu   interface{ Joules() (float64, bool) }
+	start float64
+}
+
+func openMeter(b runtime.Backend) *meter {
+	m := &meter{cpu: runtime.OpenEnergy()}
+	if g, ok := b.(interface{ Joules() (float64, bool) }); ok {
+		m.gpu = g
+		m.start, _ = g.Joules()
+	}
+	return m
+}
+
+// joules since the meter was opened, with where the figure comes from; "" where
+// nothing can be read.
+func (m *meter) joules() (j float64, source string) {
+	if m.gpu != nil {
+		if j, ok := m.gpu.Joules(); ok {
+			return j - m.start, "nvml"
+		}
+		return 0, ""
+	}
+	if j, ok := m.cpu.Joules(); ok {
+		return j, "rapl"
+	}
+	return 0, ""
+}

@@ -123,7 +123,7 @@ func (c *runCmd) Run(g *globals) error {
 // single runs one model and streams its text.
 func (c *runCmd) single(g *globals, b runtime.Backend) error {
 	runtime.ResetPeakRSS()
-	energy := runtime.OpenEnergy()
+	energy := openMeter(b)
 	start := time.Now()
 	s, err := c.session(g, b, c.Model, c.Sparse, nil)
 	if err != nil {
@@ -150,8 +150,8 @@ func (c *runCmd) single(g *globals, b runtime.Backend) error {
 		side.PeakBytes = p
 	}
 	out := runJSON{Text: r.Text, Tokens: len(r.Tokens), Finish: r.Finish, Energy: "not measured"}
-	if j, ok := energy.Joules(); ok {
-		side.EnergyJ, out.Energy = &j, "rapl"
+	if j, source := energy.joules(); source != "" {
+		side.EnergyJ, out.Energy = &j, source
 	}
 	if side.isSparse() {
 		out.Sparse = side
