@@ -74,11 +74,7 @@ func (q *Sequence) Extend(ctx context.Context, tokens []int32, dst []float32) ([
 		if n == len(tokens) {
 			from = n - 1
 		}
-		err := q.step(ctx, tokens[:n], from, func(_ int, l []float32) error {
-			copy(dst, l)
-			return nil
-		})
-		if err != nil {
+		if err := q.step(ctx, tokens[:n], from, dst, nil); err != nil {
 			return nil, err
 		}
 		tokens = tokens[n:]
@@ -91,7 +87,7 @@ func (q *Sequence) Extend(ctx context.Context, tokens []int32, dst []float32) ([
 func (q *Sequence) ExtendAll(ctx context.Context, tokens []int32, f func(i int, logits []float32) error) error {
 	for done := 0; done < len(tokens); {
 		n := min(len(tokens)-done, q.s.plan.MaxSelect)
-		if err := q.step(ctx, tokens[done:done+n], 0, func(i int, l []float32) error { return f(done+i, l) }); err != nil {
+		if err := q.step(ctx, tokens[done:done+n], 0, nil, func(i int, l []float32) error { return f(done+i, l) }); err != nil {
 			return err
 		}
 		done += n
@@ -99,8 +95,9 @@ func (q *Sequence) ExtendAll(ctx context.Context, tokens []int32, f func(i int, 
 	return nil
 }
 
-// step runs up to MaxRows tokens and hands over the logits of rows from, from+1, ...
-func (q *Sequence) step(ctx context.Context, tokens []int32, from int, f func(i int, logits []float32) error) error {
+// step runs up to MaxRows tokens. The logits of rows from, from+1, ... are handed to
+// f, or those of one row are copied to dst: a decode step allocates nothing.
+func (q *Sequence) step(ctx context.Context, tokens []int32, from int, dst []float32, f func(i int, logits []float32) error) error {
 	if err := q.grow(q.n + len(tokens)); err != nil {
 		return err
 	}
@@ -128,26 +125,32 @@ func (q *Sequence) step(ctx context.Context, tokens []int32, from int, f func(i 
 		s.out = make([]float32, logits*vocab)
 	}
 	out := s.out[:logits*vocab]
-	views := [5]View{}
 	for i := range in {
-		views[i] = View{Rows: len(in[i]), Cols: 1, I32: in[i]}
+		s.views[i] = View{Rows: len(in[i]), Cols: 1, I32: in[i]}
 	}
-	views[model.InTables] = View{Rows: 1, Cols: len(q.pages), I32: in[model.InTables]}
+	s.views[model.InTables] = View{Rows: 1, Cols: len(q.pages), I32: in[model.InTables]}
+	s.result[0] = View{Rows: logits, Cols: vocab, F32: out}
 	phase := Prefill
 	if len(tokens) == 1 {
 		phase = Decode
 	}
 	start := time.Now()
-	var c Counters
-	if err := s.prog.Run(ctx, views[:], []View{{Rows: logits, Cols: vocab, F32: out}}, &c); err != nil {
+	c := &s.tally
+	clear(c.Ops)
+	c.Tokens, c.Time = [phases]int64{}, [phases]time.Duration{}
+	if err := s.prog.Run(ctx, s.views[:], s.result[:], c); err != nil {
 		return err
 	}
 	c.Tokens[phase] += int64(len(tokens))
 	c.Time[phase] += time.Since(start)
 	q.n += len(tokens)
 	s.mu.Lock()
-	s.counters.Merge(&c)
+	s.counters.Merge(c)
 	s.mu.Unlock()
+	if f == nil {
+		copy(dst, out)
+		return nil
+	}
 	for i := range logits {
 		if err := f(from+i, out[i*vocab:(i+1)*vocab]); err != nil {
 			return err

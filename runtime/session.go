@@ -54,6 +54,9 @@ type Session struct {
 	prog   Program
 	in     [5][]int32 // reused input arrays of a language model
 	out    []float32
+	views  [5]View
+	result [1]View
+	tally  Counters // of the step at hand
 	closed bool
 
 	mu       sync.Mutex // guards what follows

@@ -162,3 +162,19 @@ func TestLatencies(t *testing.T) {
 	require.EqualValues(t, 5000, m.Count)
 	require.Equal(t, l.Sum, m.Sum)
 }
+
+// TestExtendAllocates: a decode step makes no garbage above the seam.
+func TestExtendAllocates(t *testing.T) {
+	s := fakeSession(t, Options{})
+	q := s.NewSequence()
+	defer q.Close()
+	dst := make([]float32, 40)
+	ids := []int32{1}
+	extend := func() {
+		if _, err := q.Extend(context.Background(), ids, dst); err != nil {
+			t.Fatal(err)
+		}
+	}
+	extend()
+	require.Zero(t, testing.AllocsPerRun(20, extend))
+}
