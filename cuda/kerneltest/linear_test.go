@@ -37,7 +37,7 @@ func linearChecks() []check {
 	for _, wt := range linearTypes {
 		w, t := wt[0], wt[1]
 		for _, s := range []shape{
-			{1, 1, 1, 1, false}, {1, 9, 33, 1, true}, {1, 7, 576, 1, false}, {1, 3, 2100, .5, true}, {1, 5, 172, 0, true},
+			{1, 1, 1, 1, false}, {1, 19, 33, 1, true}, {1, 7, 576, 1, false}, {1, 3, 2100, .5, true}, {1, 5, 172, 0, true},
 		} {
 			cs = append(cs, gemvCheck(w, t, 1, s), gemvNM24Check(w, t, 1, s))
 		}
@@ -50,7 +50,7 @@ func linearChecks() []check {
 				linearCheck(w, t, s, false), linearCheck(w, t, s, true))
 		}
 		for _, b := range []int{4, 8} {
-			for _, s := range []shape{{b, 9, 300, 1, true}, {b - 1, 3, 1100, .5, false}, {2, 2, 7, 1, true}} {
+			for _, s := range []shape{{b, 9, 300, 1, true}, {b - 1, 3, 1100, .5, false}, {2, 19, 7, 1, true}} {
 				cs = append(cs, gemvCheck(w, t, b, s), gemvNM24Check(w, t, b, s))
 			}
 		}
