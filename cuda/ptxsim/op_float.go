@@ -218,6 +218,8 @@ func (b *builder) fmaFast() execFn {
 			b := math.Float64bits(s)
 			if e := b >> 52 & 0x7ff; b&0x1fffffff != 0x10000000 && e-(1023-126) < 0x7ff-(1023-126) {
 				o[i] = math.Float32bits(float32(s))
+			} else if b<<1 == 0 { // a zero sum is exact
+				o[i] = uint32(b >> 32)
 			} else {
 				o[i] = canonNaN(fma32(math.Float32frombits(x[i]), math.Float32frombits(y[i]), math.Float32frombits(z[i])))
 			}

@@ -295,6 +295,17 @@ func TestFloat32Ops(t *testing.T) {
 			x := a&0x3fffffff | 0x3f000000
 			return fma(x, x, 0x3f800000)
 		}},
+		{"f32 f32 f32 f32", "fma.rn.f32 d, a, b, c;", func(a, b, c uint64) uint64 {
+			x, y, z := float64(f32(a)), float64(f32(b)), float64(f32(c))
+			if !isFinite(x, y, z) || x*y+z == 0 {
+				return bits32(float32(x*y + z))
+			}
+			p := new(big.Float).SetPrec(2200).Mul(exact(x), exact(y))
+			if p.Add(p, exact(z)).Sign() < 0 {
+				return f32Big(p, "rn") | 0x80000000
+			}
+			return f32Big(p, "rn")
+		}},
 		{"pred f32", "testp.normal.f32 d, a;", func(a, _, _ uint64) uint64 {
 			x := math.Abs(float64(f32(a)))
 			return b2u(x >= 0x1p-126 && !math.IsInf(x, 0))
