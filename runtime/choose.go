@@ -77,7 +77,7 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 	rows, cols := n.Weight.Data.Dims()
 	c := &Choice{Name: n.Weight.Name, Rows: rows, Cols: cols}
 	kernel := func(l sparse.Layout) Kernel {
-		return Kernel{Op: model.OpLinear, Layout: l, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
+		return Kernel{Op: pl.kernelOp(n), Layout: l, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
 	}
 	c.Kernel = kernel(sparse.LayoutDense)
 	if !pl.b.Has(c.Kernel) {
@@ -128,6 +128,20 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 	return c, pl.measure(c, kernel, layouts)
 }
 
+// ConvPositions is the number of output positions that a convolution's candidates
+// are timed over, as one image of 1x1 windows.
+const ConvPositions = 32 * 32
+
+// kernelOp is what multiplies a node's weight: a Linear, or a convolution where the
+// backend has kernels of its own for it.
+func (pl *planner) kernelOp(n *model.Node) model.Op {
+	k := Kernel{Op: model.OpConv, Layout: sparse.LayoutDense, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
+	if n.Op == model.OpConv && pl.b.Has(k) {
+		return model.OpConv
+	}
+	return model.OpLinear
+}
+
 // cost is what the planner minimises: for a language model the time of one
 // generated and one prompt token, for other networks that of one row of a batch
 // and of a single row.
@@ -138,6 +152,15 @@ func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts
 	for _, l := range append([]sparse.Layout{sparse.LayoutDense}, layouts...) {
 		cand := Candidate{Layout: l}
 		var err error
+		if kernel(l).Op == model.OpConv {
+			t, err := pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, ConvPositions)
+			if err != nil {
+				return err
+			}
+			cand.Decode, cand.Prefill = t, t
+			c.Candidates = append(c.Candidates, cand)
+			continue
+		}
 		if cand.Decode, err = pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, 1); err != nil {
 			return err
 		}

@@ -56,7 +56,7 @@ func (b *Backend) Close() error {
 // with int8 activations for int8 and int4 weights.
 func (b *Backend) Has(k runtime.Kernel) bool {
 	switch k.Op {
-	case model.OpLinear, model.OpEmbedding:
+	case model.OpLinear, model.OpEmbedding, model.OpConv:
 		switch k.Layout {
 		case sparse.LayoutDense, sparse.LayoutNM24, sparse.LayoutBitmask, sparse.LayoutCSR:
 		default:

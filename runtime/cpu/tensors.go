@@ -87,11 +87,13 @@ func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scrat
 	if n.Op == model.OpConv && st.Kernel.Layout == sparse.LayoutDense && st.Kernel.Weight == sparse.F32 {
 		return p.denseConv(i, st)
 	}
-	key := tensorPackKey{n.Weight, st.Kernel}
+	kernel := st.Kernel
+	kernel.Op = model.OpLinear
+	key := tensorPackKey{n.Weight, kernel}
 	w := shared[key]
 	if w == nil || st.Weight != n.Weight.Data {
 		var err error
-		if w, err = pack(st.Weight, st.Kernel, p.plan.Group, s); err != nil {
+		if w, err = pack(st.Weight, kernel, p.plan.Group, s); err != nil {
 			return nil, fmt.Errorf("%q: %w", n.Weight.Name, err)
 		}
 		p.packs = append(p.packs, w)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sparserun/sparserun/linalg"
+	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
 )
@@ -88,6 +89,9 @@ func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 	}
 	if !b.Has(k) {
 		return 0, fmt.Errorf("cpu: timing %v: %w", k, runtime.ErrUnsupported)
+	}
+	if k.Op == model.OpConv {
+		return b.timeConv(ctx, k, rows, cols, density, batch)
 	}
 	select {
 	case b.pool.lease <- struct{}{}:
