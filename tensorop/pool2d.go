@@ -33,10 +33,11 @@ func pool2D(c *Call, kind string, x *T, w *Window) (*T, error) {
 	in, p := product(w.In), product(w.Out)
 	planes := x.Shape[0] * x.Shape[1]
 	c.Pool.Split(planes, max(1, 1<<13/max(1, p*product(w.Kernel))), func(lo, hi int) {
+		tall := make([]float32, w.In[1])
 		for ch := lo; ch < hi; ch++ {
 			plane, o := src[ch*in:(ch+1)*in], dst[ch*p:(ch+1)*p]
 			if kind == "MaxPool" {
-				w.maxPlane(o, plane)
+				w.maxPlane(o, plane, tall)
 			} else {
 				w.sumPlane(o, plane, count)
 			}
@@ -51,21 +52,34 @@ func (w *Window) clipped(d, i int) (lo, hi int) {
 	return max(0, min(lo, w.In[d])), min(w.In[d], lo+w.Kernel[d])
 }
 
-func (w *Window) maxPlane(o, plane []float32) {
+// maxPlane takes the largest of the window's rows first, column by column, then of
+// its columns. NaN stays NaN.
+func (w *Window) maxPlane(o, plane, tall []float32) {
 	width := w.In[1]
+	tall = tall[:width]
 	for oh := range w.Out[0] {
 		h0, h1 := w.clipped(0, oh)
-		for ow := range w.Out[1] {
+		if h0 >= h1 {
+			for i := range tall {
+				tall[i] = float32(math.Inf(-1))
+			}
+		} else {
+			copy(tall, plane[h0*width:])
+		}
+		for h := h0 + 1; h < h1; h++ {
+			row := plane[h*width:][:len(tall)]
+			for i, v := range row {
+				tall[i] = max(tall[i], v)
+			}
+		}
+		row := o[oh*w.Out[1]:][:w.Out[1]]
+		for ow := range row {
 			w0, w1 := w.clipped(1, ow)
 			top := float32(math.Inf(-1))
-			for h := h0; h < h1; h++ {
-				for _, v := range plane[h*width+w0 : h*width+max(w0, w1)] {
-					if v > top || v != v {
-						top = v
-					}
-				}
+			for _, v := range tall[w0:max(w0, w1)] {
+				top = max(top, v)
 			}
-			o[oh*w.Out[1]+ow] = top
+			row[ow] = top
 		}
 	}
 }
