@@ -54,7 +54,13 @@ type convArgs struct {
 	n, ld            int
 	bias             unsafe.Pointer
 	floor            float32
+	more             int32 // dense: add to dst, not to bias
 }
+
+// laneElements is how many kernel elements a dense kernel takes at most at once: what they
+// read of the input for one block of positions stays in the first-level cache
+// while all output channels pass over it.
+const laneElements = 144
 
 // newLaneConv takes a step over if its shape and type fit the kernels, nil if not.
 func newLaneConv(st *runtime.TensorStep) (*laneConv, error) {
@@ -242,31 +248,50 @@ func (s *laneConv) multiply(b *laneBuffer, src, dst []float32, b0, b1 int) {
 			}
 			a.src, off = unsafe.Pointer(&b.in[0]), s.last
 		}
-		for r := 0; r < s.m.rows; r += s.block {
-			direct := tight && whole && r+s.block <= s.m.rows
-			switch {
-			case direct:
-				a.dst, a.ld = unsafe.Pointer(&dst[r*positions+at]), 4*positions
-			case tight:
-				a.dst, a.ld = unsafe.Pointer(&b.out[0]), 4*s.lanes
-			default:
-				a.dst, a.ld = unsafe.Pointer(&b.out[r*s.ld+at]), 4*s.ld
+		step := s.m.cols
+		if s.ptr == nil && (!tight || whole && s.m.rows%s.block == 0) { // the corner holds one block of channels
+			pieces := max(1, (s.m.cols+laneElements-1)/laneElements)
+			step = (s.m.cols + pieces - 1) / pieces
+		}
+		for k0 := 0; k0 < s.m.cols; k0 += max(1, step) {
+			s.channels(&a, b, dst, off, at, k0, step, tight, whole)
+		}
+	}
+}
+
+// channels computes a block of positions for all output channels, over kernel
+// elements k0 to k0+step-1 where the weight is dense.
+func (s *laneConv) channels(a *convArgs, b *laneBuffer, dst []float32, off []int32, at, k0, step int, tight, whole bool) {
+	positions := size(s.win.Out)
+	for r := 0; r < s.m.rows; r += s.block {
+		direct := tight && whole && r+s.block <= s.m.rows
+		switch {
+		case direct:
+			a.dst, a.ld = unsafe.Pointer(&dst[r*positions+at]), 4*positions
+		case tight:
+			a.dst, a.ld = unsafe.Pointer(&b.out[0]), 4*s.lanes
+		default:
+			a.dst, a.ld = unsafe.Pointer(&b.out[r*s.ld+at]), 4*s.ld
+		}
+		a.bias = unsafe.Pointer(&s.bias[r])
+		if s.ptr == nil {
+			k1 := min(k0+step, s.m.cols)
+			a.off, a.n, a.w = unsafe.Pointer(&off[k0]), k1-k0, unsafe.Pointer(&s.w[r*s.m.cols+k0*s.block])
+			a.more, a.floor = int32(k0), s.floor
+			if k1 < s.m.cols {
+				a.floor = float32(math.Inf(-1))
 			}
-			a.bias = unsafe.Pointer(&s.bias[r])
-			if s.ptr == nil {
-				a.off, a.n, a.w = unsafe.Pointer(&off[0]), s.m.cols, unsafe.Pointer(&s.w[r*s.m.cols])
-				a.dense()
-			} else {
-				k0, k1 := s.ptr[r], s.ptr[r+1]
-				if a.n = int(k1 - k0); a.n > 0 {
-					a.off, a.w = unsafe.Pointer(&off[k0]), unsafe.Pointer(&s.w[k0])
-				}
-				a.sparse()
+			a.dense()
+		} else {
+			v0, v1 := s.ptr[r], s.ptr[r+1]
+			if a.n = int(v1 - v0); a.n > 0 {
+				a.off, a.w = unsafe.Pointer(&off[v0]), unsafe.Pointer(&s.w[v0])
 			}
-			if tight && !direct {
-				for i := range min(s.block, s.m.rows-r) {
-					copy(dst[(r+i)*positions+at:(r+i+1)*positions], b.out[i*s.lanes:(i+1)*s.lanes])
-				}
+			a.sparse()
+		}
+		if tight && !direct {
+			for i := range min(s.block, s.m.rows-r) {
+				copy(dst[(r+i)*positions+at:(r+i+1)*positions], b.out[i*s.lanes:(i+1)*s.lanes])
 			}
 		}
 	}

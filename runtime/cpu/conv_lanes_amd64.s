@@ -37,8 +37,46 @@ TEXT ·convDenseAVX512(SB), NOSPLIT, $0-8
 	VBROADCASTSS 28(DI), Z21
 	VMOVAPS      Z21, Z22
 	VMOVAPS      Z21, Z23
-	TESTQ        SI, SI
-	JZ           done
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z3
+	VMOVUPS      64(DI), Z4
+	VMOVUPS      128(DI), Z5
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z6
+	VMOVUPS      64(DI), Z7
+	VMOVUPS      128(DI), Z8
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z9
+	VMOVUPS      64(DI), Z10
+	VMOVUPS      128(DI), Z11
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Z13
+	VMOVUPS      128(DI), Z14
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z15
+	VMOVUPS      64(DI), Z16
+	VMOVUPS      128(DI), Z17
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z18
+	VMOVUPS      64(DI), Z19
+	VMOVUPS      128(DI), Z20
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Z22
+	VMOVUPS      128(DI), Z23
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
 
 step:
 	MOVLQSX      (DX), DI
@@ -226,8 +264,30 @@ TEXT ·convDenseAVX2(SB), NOSPLIT, $0-8
 	VBROADCASTSS 12(DI), Y9
 	VMOVAPS      Y9, Y10
 	VMOVAPS      Y9, Y11
-	TESTQ        SI, SI
-	JZ           done
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y3
+	VMOVUPS      32(DI), Y4
+	VMOVUPS      64(DI), Y5
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y6
+	VMOVUPS      32(DI), Y7
+	VMOVUPS      64(DI), Y8
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y9
+	VMOVUPS      32(DI), Y10
+	VMOVUPS      64(DI), Y11
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
 
 step:
 	MOVLQSX      (DX), DI

@@ -18,7 +18,7 @@ import (
 
 // Offsets in convArgs.
 const (
-	aDst, aSrc, aOff, aW, aN, aLd, aBias, aFloor = 0, 8, 16, 24, 32, 40, 48, 56
+	aDst, aSrc, aOff, aW, aN, aLd, aBias, aFloor, aMore = 0, 8, 16, 24, 32, 40, 48, 56, 60
 )
 
 type isa struct {
@@ -56,6 +56,18 @@ func (s isa) kernel(name string, rows, vecs int) {
 				VMOVAPS(acc[r][0], acc[r][v])
 			}
 		}
+	}
+	if rows > 1 { // a later part of the kernel's elements adds to what stands there
+		CMPL(Mem{Base: a, Disp: aMore}, Imm(0))
+		JEQ(LabelRef("first"))
+		dst, ld := load(aDst), load(aLd)
+		for r := range rows {
+			for v := range vecs {
+				VMOVUPS(Mem{Base: dst, Disp: v * s.size}, acc[r][v])
+			}
+			ADDQ(ld, dst)
+		}
+		Label("first")
 	}
 	TESTQ(n, n)
 	JZ(LabelRef("done"))
