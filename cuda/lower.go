@@ -155,6 +155,9 @@ func (p *program) rope(s *runtime.Step, x, y Ptr, l int32) (func() error, error)
 	tb, ok := p.tables[&a.InvFreq[0]]
 	if !ok {
 		n := p.plan.KV.Pages * p.plan.KV.PageTokens
+		if n == 0 && p.plan.Graph.Config != nil { // no cache: any position of the context
+			n = p.plan.Graph.Config.Context
+		}
 		half := len(a.InvFreq)
 		cos, sin := make([]float32, n*half), make([]float32, n*half)
 		for i := range n {

@@ -268,7 +268,6 @@ func ToDense(t *model.Tensor) (*tensor.Dense, error) {
 	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(t.Data)), nil
 }
 
-
 // RunFloats is Run without a tensor around the numbers: x in the given shape, the
 // output's numbers back.
 func (s *Session) RunFloats(ctx context.Context, x []float32, shape ...int) ([]float32, error) {
