@@ -263,6 +263,7 @@ func (s *laneConv) multiply(b *laneBuffer, src, dst []float32, b0, b1 int) {
 // elements k0 to k0+step-1 where the weight is dense.
 func (s *laneConv) channels(a *convArgs, b *laneBuffer, dst []float32, off []int32, at, k0, step int, tight, whole bool) {
 	positions := size(s.win.Out)
+	vecs := min(3, (s.win.Out[0]*s.ws-at+s.lanes/3-1)/(s.lanes/3)) // the last block may need fewer
 	for r := 0; r < s.m.rows; r += s.block {
 		direct := tight && whole && r+s.block <= s.m.rows
 		switch {
@@ -281,7 +282,7 @@ func (s *laneConv) channels(a *convArgs, b *laneBuffer, dst []float32, off []int
 			if k1 < s.m.cols {
 				a.floor = float32(math.Inf(-1))
 			}
-			a.dense()
+			a.dense(vecs)
 		} else {
 			v0, v1 := s.ptr[r], s.ptr[r+1]
 			if a.n = int(v1 - v0); a.n > 0 {

@@ -20,12 +20,28 @@ func laneShape() (rows, dense, sparse int) {
 	return 0, 0, 0
 }
 
-func (a *convArgs) dense() {
+// dense computes the given number of vectors of positions, at most 3.
+func (a *convArgs) dense(vecs int) {
+	p := (*byte)(unsafe.Pointer(a))
 	if linalg.ISA() == linalg.AVX512 {
-		convDenseAVX512((*byte)(unsafe.Pointer(a)))
+		switch vecs {
+		case 1:
+			convDense1AVX512(p)
+		case 2:
+			convDense2AVX512(p)
+		default:
+			convDense3AVX512(p)
+		}
 		return
 	}
-	convDenseAVX2((*byte)(unsafe.Pointer(a)))
+	switch vecs {
+	case 1:
+		convDense1AVX2(p)
+	case 2:
+		convDense2AVX2(p)
+	default:
+		convDense3AVX2(p)
+	}
 }
 
 func (a *convArgs) sparse() {

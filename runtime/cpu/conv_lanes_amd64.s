@@ -4,9 +4,244 @@
 
 #include "textflag.h"
 
-// func convDenseAVX512(a *byte)
+// func convDense1AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convDenseAVX512(SB), NOSPLIT, $0-8
+TEXT ·convDense1AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VBROADCASTSS 4(DI), Z1
+	VBROADCASTSS 8(DI), Z2
+	VBROADCASTSS 12(DI), Z3
+	VBROADCASTSS 16(DI), Z4
+	VBROADCASTSS 20(DI), Z5
+	VBROADCASTSS 24(DI), Z6
+	VBROADCASTSS 28(DI), Z7
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z1
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z2
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z3
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z4
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z5
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z6
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z7
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VMOVUPS      (DI), Z8
+	VBROADCASTSS (BX), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS 4(BX), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS 8(BX), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS 12(BX), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS 16(BX), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS 20(BX), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS 24(BX), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS 28(BX), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, DX
+	ADDQ         $0x20, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z8
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z8, Z0
+	VMOVUPS      Z0, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z1, Z8, Z1
+	VMOVUPS      Z1, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z2, Z8, Z2
+	VMOVUPS      Z2, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z3, Z8, Z3
+	VMOVUPS      Z3, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z4, Z8, Z4
+	VMOVUPS      Z4, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z5, Z8, Z5
+	VMOVUPS      Z5, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z6, Z8, Z6
+	VMOVUPS      Z6, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Z7, Z8, Z7
+	VMOVUPS      Z7, (CX)
+	VZEROUPPER
+	RET
+
+// func convDense2AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convDense2AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VBROADCASTSS 4(DI), Z2
+	VMOVAPS      Z2, Z3
+	VBROADCASTSS 8(DI), Z4
+	VMOVAPS      Z4, Z5
+	VBROADCASTSS 12(DI), Z6
+	VMOVAPS      Z6, Z7
+	VBROADCASTSS 16(DI), Z8
+	VMOVAPS      Z8, Z9
+	VBROADCASTSS 20(DI), Z10
+	VMOVAPS      Z10, Z11
+	VBROADCASTSS 24(DI), Z12
+	VMOVAPS      Z12, Z13
+	VBROADCASTSS 28(DI), Z14
+	VMOVAPS      Z14, Z15
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z2
+	VMOVUPS      64(DI), Z3
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z4
+	VMOVUPS      64(DI), Z5
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z6
+	VMOVUPS      64(DI), Z7
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z8
+	VMOVUPS      64(DI), Z9
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z10
+	VMOVUPS      64(DI), Z11
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Z13
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Z14
+	VMOVUPS      64(DI), Z15
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VMOVUPS      (DI), Z16
+	VMOVUPS      64(DI), Z17
+	VBROADCASTSS (BX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS 4(BX), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS 8(BX), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS 12(BX), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS 16(BX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS 20(BX), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS 24(BX), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS 28(BX), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, DX
+	ADDQ         $0x20, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z16
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z16, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z16, Z1
+	VMOVUPS      Z1, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z2, Z16, Z2
+	VMOVUPS      Z2, (CX)
+	VMAXPS       Z3, Z16, Z3
+	VMOVUPS      Z3, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z4, Z16, Z4
+	VMOVUPS      Z4, (CX)
+	VMAXPS       Z5, Z16, Z5
+	VMOVUPS      Z5, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z6, Z16, Z6
+	VMOVUPS      Z6, (CX)
+	VMAXPS       Z7, Z16, Z7
+	VMOVUPS      Z7, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z8, Z16, Z8
+	VMOVUPS      Z8, (CX)
+	VMAXPS       Z9, Z16, Z9
+	VMOVUPS      Z9, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z10, Z16, Z10
+	VMOVUPS      Z10, (CX)
+	VMAXPS       Z11, Z16, Z11
+	VMOVUPS      Z11, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z12, Z16, Z12
+	VMOVUPS      Z12, (CX)
+	VMAXPS       Z13, Z16, Z13
+	VMOVUPS      Z13, 64(CX)
+	ADDQ         AX, CX
+	VMAXPS       Z14, Z16, Z14
+	VMOVUPS      Z14, (CX)
+	VMAXPS       Z15, Z16, Z15
+	VMOVUPS      Z15, 64(CX)
+	VZEROUPPER
+	RET
+
+// func convDense3AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convDense3AVX512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         8(AX), CX
 	MOVQ         16(AX), DX
@@ -243,9 +478,160 @@ done:
 	VZEROUPPER
 	RET
 
-// func convDenseAVX2(a *byte)
+// func convDense1AVX2(a *byte)
 // Requires: AVX, FMA3
-TEXT ·convDenseAVX2(SB), NOSPLIT, $0-8
+TEXT ·convDense1AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y1
+	VBROADCASTSS 8(DI), Y2
+	VBROADCASTSS 12(DI), Y3
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y1
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y2
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y3
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VMOVUPS      (DI), Y4
+	VBROADCASTSS (BX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS 4(BX), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS 8(BX), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS 12(BX), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, DX
+	ADDQ         $0x10, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y4
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      Y0, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      Y1, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      Y2, (CX)
+	ADDQ         AX, CX
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      Y3, (CX)
+	VZEROUPPER
+	RET
+
+// func convDense2AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convDense2AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VBROADCASTSS 4(DI), Y2
+	VMOVAPS      Y2, Y3
+	VBROADCASTSS 8(DI), Y4
+	VMOVAPS      Y4, Y5
+	VBROADCASTSS 12(DI), Y6
+	VMOVAPS      Y6, Y7
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y2
+	VMOVUPS      32(DI), Y3
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y4
+	VMOVUPS      32(DI), Y5
+	ADDQ         R8, DI
+	VMOVUPS      (DI), Y6
+	VMOVUPS      32(DI), Y7
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VMOVUPS      (DI), Y8
+	VMOVUPS      32(DI), Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 8(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 12(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, DX
+	ADDQ         $0x10, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y8
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y8, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y8, Y1
+	VMOVUPS      Y1, 32(CX)
+	ADDQ         AX, CX
+	VMAXPS       Y2, Y8, Y2
+	VMOVUPS      Y2, (CX)
+	VMAXPS       Y3, Y8, Y3
+	VMOVUPS      Y3, 32(CX)
+	ADDQ         AX, CX
+	VMAXPS       Y4, Y8, Y4
+	VMOVUPS      Y4, (CX)
+	VMAXPS       Y5, Y8, Y5
+	VMOVUPS      Y5, 32(CX)
+	ADDQ         AX, CX
+	VMAXPS       Y6, Y8, Y6
+	VMOVUPS      Y6, (CX)
+	VMAXPS       Y7, Y8, Y7
+	VMOVUPS      Y7, 32(CX)
+	VZEROUPPER
+	RET
+
+// func convDense3AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convDense3AVX2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         8(AX), CX
 	MOVQ         16(AX), DX

@@ -5,13 +5,25 @@
 package cpu
 
 //go:noescape
-func convDenseAVX512(a *byte)
+func convDense1AVX512(a *byte)
+
+//go:noescape
+func convDense2AVX512(a *byte)
+
+//go:noescape
+func convDense3AVX512(a *byte)
 
 //go:noescape
 func convSparseAVX512(a *byte)
 
 //go:noescape
-func convDenseAVX2(a *byte)
+func convDense1AVX2(a *byte)
+
+//go:noescape
+func convDense2AVX2(a *byte)
+
+//go:noescape
+func convDense3AVX2(a *byte)
 
 //go:noescape
 func convSparseAVX2(a *byte)
