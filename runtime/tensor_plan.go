@@ -11,7 +11,7 @@ import (
 
 // newTensorPlan checks that every op can run, chooses the kernel of every weight,
 // and fuses what follows a convolution or Linear: batch norm into its weights, an
-// added constant into its bias, and Relu.
+// added constant into its bias, and Relu; a Relu after an Add too.
 func newTensorPlan(g *model.Graph, o Options, pl *planner) (*TensorPlan, error) {
 	p := &TensorPlan{Graph: g, Group: o.Group}
 	f := newTensorFusion(g)
@@ -36,6 +36,9 @@ func newTensorPlan(g *model.Graph, o Options, pl *planner) (*TensorPlan, error) 
 				}
 				st.Kernel = st.Choice.Kernel
 			}
+		}
+		if n.Op == model.OpAdd && g.Values[n.Out].Elem == model.ElemF32 {
+			f.relu(&st)
 		}
 		p.Steps = append(p.Steps, st)
 	}
@@ -157,12 +160,17 @@ func (f *tensorFusion) weight(st *TensorStep) error {
 			st.Out = add.Out
 		}
 	}
+	f.relu(st)
+	return nil
+}
+
+// relu takes a Relu in that alone reads a step's result.
+func (f *tensorFusion) relu(st *TensorStep) {
 	if r := f.only(st.Out); r != nil && r.Op == model.OpReLU {
 		st.Relu = true
 		f.skip[r] = true
 		st.Out = r.Out
 	}
-	return nil
 }
 
 // vectors are scale, bias, mean and variance of a batch norm where they are

@@ -38,7 +38,7 @@ type TensorPlan struct {
 }
 
 // TensorStep is one node, or a convolution or Linear with what was fused into it:
-// out = activation(in * Weight + Bias).
+// out = activation(in * Weight + Bias). An Add may have a Relu too.
 type TensorStep struct {
 	Node *model.Node
 	// Of a Conv or Linear: the kernel and its reason, the weight with a batch norm

@@ -2,6 +2,7 @@ package tensorop
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sparserun/sparserun/model"
 )
@@ -340,6 +341,17 @@ func pad(c *Call) ([]*T, error) {
 			return nil, fmt.Errorf("constant of shape %v: %w", v.Shape, ErrShape)
 		}
 		o.fill(0, out.Len(), column(v), 0)
+	}
+	if mode == "constant" && slices.Min(append(pads, 0)) == 0 && rank > 0 { // whole rows
+		to, at := steps(shape), 0
+		for d := range rank {
+			at += pads[d] * to[d]
+		}
+		run, src := x.Shape[rank-1], column(x)
+		for k, p := range positions(x.Shape[:rank-1], to[:rank-1], at) {
+			o.copy(p, src, k*run, run)
+		}
+		return []*T{out}, nil
 	}
 	step := steps(x.Shape)
 	idx := []int{0}

@@ -69,7 +69,7 @@ func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scrat
 	st := &p.plan.Steps[i]
 	n := st.Node
 	if st.Weight == nil {
-		return &opStep{node: n}, nil
+		return &opStep{node: n, relu: st.Relu}, nil
 	}
 	if st.Choice == nil { // grouped: no matrix product
 		return p.grouped(st)
@@ -176,7 +176,7 @@ func (p *tensorProgram) loop(ctx context.Context, c *runtime.Counters) error {
 		if err != nil {
 			return fmt.Errorf("cpu: %w", err)
 		}
-		if st.Weight != nil {
+		if st.Weight != nil || st.Relu {
 			p.vals[st.Out] = out[0]
 			p.bufs.hold(out[0])
 		} else {
@@ -264,12 +264,17 @@ type opStep struct {
 
 func (s *opStep) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, error) {
 	out, err := tensorop.Run(&tensorop.Call{Node: s.node, In: append(in[:len(in):len(in)], s.params...), Outs: len(s.node.Outs), Pool: p.lin, Floats: p.bufs.tensor})
-	if err == nil && s.relu {
-		for i, v := range out[0].Data.([]float32) {
-			out[0].Data.([]float32)[i] = max(v, 0)
-		}
+	if err != nil || !s.relu {
+		return out, err
 	}
-	return out, err
+	f, ok := out[0].Data.([]float32)
+	if !ok {
+		return nil, fmt.Errorf("node %q (%s): Relu of %v after it: %w", s.node.Name, s.node.Op, out[0].Elem, runtime.ErrShape)
+	}
+	for i, v := range f {
+		f[i] = max(v, 0)
+	}
+	return out, nil
 }
 
 func (s *opStep) count() (runtime.OpKey, runtime.OpCounter) {
