@@ -125,7 +125,18 @@ func (f *inference) first() Kind {
 	case "Conv", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool":
 		return Kind{x.Elem, f.windows()}
 	}
+	if !sameElem[n.Op] {
+		return Kind{}
+	}
 	return Kind{x.Elem, f.moved(x.Shape)}
+}
+
+// sameElem are ops that keep the type of their first input but not its shape.
+var sameElem = map[model.Op]bool{
+	"Expand": true, "Reshape": true, "Concat": true, "Tile": true, "Flatten": true, "Transpose": true, "Squeeze": true, "Unsqueeze": true, "Gather": true,
+	"Slice": true, "Pad": true, "Split": true, "GatherElements": true, "GatherND": true, "DepthToSpace": true, "SpaceToDepth": true, "Resize": true, "Upsample": true,
+	"ConvTranspose": true, "Einsum": true, "ReduceSum": true, "ReduceMean": true, "ReduceMax": true, "ReduceMin": true, "ReduceProd": true, "ReduceL1": true,
+	"ReduceL2": true, "ReduceSumSquare": true, "ReduceLogSum": true, "ReduceLogSumExp": true,
 }
 
 // stretched broadcasts all inputs from i on.

@@ -133,6 +133,19 @@ func (o *one) run(dir string, b runtime.Backend) error {
 		return fmt.Errorf("%d output files of %d outputs", len(o.out), len(g.Outputs))
 	}
 	for i, id := range g.Outputs {
+		// What the loader said of a value before running must be so.
+		if v, y := g.Values[id], out[g.Values[id].Name]; y != nil && !y.Seq {
+			ok := v.Elem == model.ElemNone || v.Elem == y.Elem
+			if v.Shape != nil {
+				ok = ok && len(v.Shape) == len(y.Shape)
+				for d := 0; ok && d < len(v.Shape); d++ {
+					ok = v.Shape[d] < 0 || v.Shape[d] == y.Shape[d]
+				}
+			}
+			if !ok {
+				return fmt.Errorf("output %d: inferred %v %v, is %v %v", i, v.Elem, v.Shape, y.Elem, y.Shape)
+			}
+		}
 		want, err := value(o.out[i])
 		if err != nil {
 			return fmt.Errorf("output %d: %w", i, err)
