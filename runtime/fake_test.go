@@ -31,10 +31,7 @@ func (f *fakeBackend) Time(_ context.Context, k Kernel, _, _ int, _ float64, bat
 }
 func (f *fakeBackend) Compile(p *Plan) (Program, error) { return &fakeProgram{p: p}, nil }
 
-type fakeProgram struct {
-	p     *Plan
-	pages map[int32]bool
-}
+type fakeProgram struct{ p *Plan }
 
 func (f *fakeProgram) Memory() Memory         { return Memory{Weights: sparse.Bytes{Values: 1}} }
 func (f *fakeProgram) Bytes(int) sparse.Bytes { return sparse.Bytes{Values: 7} }

@@ -19,7 +19,6 @@ type Option func(*config)
 type config struct {
 	Options
 	cacheDir string
-	progress func(string)
 }
 
 // WithOptions sets everything at once.

@@ -12,11 +12,10 @@ import (
 
 // attentionNet is one attention layer with its cache, fed by inputs.
 type attentionNet struct {
-	att     model.Attention
-	half    bool // the cache is f16
-	plan    *runtime.Plan
-	k, v    [][][]float32 // what each sequence holds: [seq][pos][width]
-	rounded func(float32) float64
+	att  model.Attention
+	half bool // the cache is f16
+	plan *runtime.Plan
+	k, v [][][]float32 // what each sequence holds: [seq][pos][width]
 }
 
 const (

@@ -82,53 +82,53 @@ func (m *csrTiled) runBatch(args *csrArgs, vecs int) {
 		key |= 1
 	}
 	switch key {
-	case int(sparse.F32)<<4 | 1<<1 | 0:
+	case int(sparse.F32)<<4 | 1<<1:
 		csrBatchF32AVX2x1(a)
 	case int(sparse.F32)<<4 | 1<<1 | 1:
 		csrBatchF32AVX512x1(a)
-	case int(sparse.F32)<<4 | 2<<1 | 0:
+	case int(sparse.F32)<<4 | 2<<1:
 		csrBatchF32AVX2x2(a)
 	case int(sparse.F32)<<4 | 2<<1 | 1:
 		csrBatchF32AVX512x2(a)
-	case int(sparse.F32)<<4 | 3<<1 | 0:
+	case int(sparse.F32)<<4 | 3<<1:
 		csrBatchF32AVX2x3(a)
-	case int(sparse.F32)<<4 | 4<<1 | 0:
+	case int(sparse.F32)<<4 | 4<<1:
 		csrBatchF32AVX2x4(a)
-	case int(sparse.F16)<<4 | 1<<1 | 0:
+	case int(sparse.F16)<<4 | 1<<1:
 		csrBatchF16AVX2x1(a)
 	case int(sparse.F16)<<4 | 1<<1 | 1:
 		csrBatchF16AVX512x1(a)
-	case int(sparse.F16)<<4 | 2<<1 | 0:
+	case int(sparse.F16)<<4 | 2<<1:
 		csrBatchF16AVX2x2(a)
 	case int(sparse.F16)<<4 | 2<<1 | 1:
 		csrBatchF16AVX512x2(a)
-	case int(sparse.F16)<<4 | 3<<1 | 0:
+	case int(sparse.F16)<<4 | 3<<1:
 		csrBatchF16AVX2x3(a)
-	case int(sparse.F16)<<4 | 4<<1 | 0:
+	case int(sparse.F16)<<4 | 4<<1:
 		csrBatchF16AVX2x4(a)
-	case int(sparse.BF16)<<4 | 1<<1 | 0:
+	case int(sparse.BF16)<<4 | 1<<1:
 		csrBatchBF16AVX2x1(a)
 	case int(sparse.BF16)<<4 | 1<<1 | 1:
 		csrBatchBF16AVX512x1(a)
-	case int(sparse.BF16)<<4 | 2<<1 | 0:
+	case int(sparse.BF16)<<4 | 2<<1:
 		csrBatchBF16AVX2x2(a)
 	case int(sparse.BF16)<<4 | 2<<1 | 1:
 		csrBatchBF16AVX512x2(a)
-	case int(sparse.BF16)<<4 | 3<<1 | 0:
+	case int(sparse.BF16)<<4 | 3<<1:
 		csrBatchBF16AVX2x3(a)
-	case int(sparse.BF16)<<4 | 4<<1 | 0:
+	case int(sparse.BF16)<<4 | 4<<1:
 		csrBatchBF16AVX2x4(a)
-	case int(sparse.Int8)<<4 | 1<<1 | 0:
+	case int(sparse.Int8)<<4 | 1<<1:
 		csrBatchInt8AVX2x1(a)
 	case int(sparse.Int8)<<4 | 1<<1 | 1:
 		csrBatchInt8AVX512x1(a)
-	case int(sparse.Int8)<<4 | 2<<1 | 0:
+	case int(sparse.Int8)<<4 | 2<<1:
 		csrBatchInt8AVX2x2(a)
 	case int(sparse.Int8)<<4 | 2<<1 | 1:
 		csrBatchInt8AVX512x2(a)
-	case int(sparse.Int8)<<4 | 3<<1 | 0:
+	case int(sparse.Int8)<<4 | 3<<1:
 		csrBatchInt8AVX2x3(a)
-	case int(sparse.Int8)<<4 | 4<<1 | 0:
+	case int(sparse.Int8)<<4 | 4<<1:
 		csrBatchInt8AVX2x4(a)
 	case int(sparse.F32)<<4 | 3<<1 | 1:
 		csrBatchF32AVX512x3(a)

@@ -47,10 +47,8 @@ func (s *ropeStep) part(_, i int) {
 	}
 }
 
-// ropePortable rotates one head; cs are the cosines, then the sines of its pairs.
-func ropePortable(dst, x, cs []float32) { ropePairs(dst, x, cs, 0) }
-
-// ropePairs rotates the pairs from the given one on.
+// ropePairs rotates the pairs of one head from the given one on; cs are the cosines,
+// then the sines of its pairs.
 func ropePairs(dst, x, cs []float32, from int) {
 	h := len(x) / 2
 	for i := from; i < h; i++ {

@@ -58,7 +58,6 @@ type tilePacker struct {
 	half  []uint16
 	code  []int8
 	index []uint32
-	words []uint32
 }
 
 // read unpacks the rows of a block from r0 on, padded with zeros.
