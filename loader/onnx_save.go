@@ -198,13 +198,13 @@ func (w *onnxWriter) node(n *model.Node) error {
 	}
 	flat := len(w.g.Values[n.In[0]].Shape) == 2
 	turned := n.Op == model.OpLinear && !flat
-	weight, err := w.weight(n.Weight, turned)
+	weight, err := w.weight(n.Weight, w.elemOf(n), turned)
 	if err != nil {
 		return err
 	}
 	bias := ""
 	if n.Bias != nil {
-		if bias, err = w.weight(n.Bias, false); err != nil {
+		if bias, err = w.weight(n.Bias, w.elemOf(n), false); err != nil {
 			return err
 		}
 	}
@@ -240,13 +240,14 @@ func (w *onnxWriter) node(n *model.Node) error {
 	return w.emit("Add", n.Name+"_bias", []string{mid, bias}, out, nil, "")
 }
 
-// elemOf is the tensor type of a weight; quantised ones are written as float32.
-func elemOf(t sparse.DType) model.Elem {
-	switch t {
-	case sparse.F16:
+// elemOf is the type that a node's parameters must have: that of what it
+// multiplies, whatever form pruning stores them in.
+func (w *onnxWriter) elemOf(n *model.Node) model.Elem {
+	switch e := w.g.Values[n.In[0]].Elem; {
+	case e == model.ElemF16 || e == model.ElemBF16:
+		return e
+	case e == model.ElemNone && n.Bias != nil && n.Bias.Data.DType() == sparse.F16:
 		return model.ElemF16
-	case sparse.BF16:
-		return model.ElemBF16
 	}
 	return model.ElemF32
 }
@@ -254,14 +255,14 @@ func elemOf(t sparse.DType) model.Elem {
 func (w *onnxWriter) zeros(n *model.Node, rows int) string {
 	w.fresh++
 	name := fmt.Sprintf("%s_zero_%d", n.Weight.Name, w.fresh)
-	t := floatTensor(name, elemOf(n.Weight.Data.DType()), []int{rows}, make([]float32, rows))
+	t := floatTensor(name, w.elemOf(n), []int{rows}, make([]float32, rows))
 	w.inits = putBytes(w.inits, 5, t)
 	return name
 }
 
 // weight writes an initializer once and returns the name that reads it; turned
 // stores [in, out] for MatMul.
-func (w *onnxWriter) weight(x *model.Weight, turned bool) (string, error) {
+func (w *onnxWriter) weight(x *model.Weight, elem model.Elem, turned bool) (string, error) {
 	name := x.Name
 	if turned {
 		name += ".turned"
@@ -285,10 +286,9 @@ func (w *onnxWriter) weight(x *model.Weight, turned bool) (string, error) {
 	if turned {
 		f = maybeTransposed(f, rows, cols, true)
 	}
-	if q, ok := int8Rows(x.Data); ok && !turned && w.g.Opsets[""] >= 13 {
+	if q, ok := int8Rows(x.Data); ok && !turned && elem == model.ElemF32 && w.g.Opsets[""] >= 13 {
 		return name, w.int8(name, shape, q)
 	}
-	elem := elemOf(x.Data.DType())
 	nnz := 0
 	for _, v := range f {
 		if v != 0 {

@@ -124,7 +124,7 @@ func (f *tensorFusion) weight(st *TensorStep) error {
 			return err
 		}
 	}
-	if n.Weight.Data.DType() != sparse.F32 { // half floats round after every op
+	if e := f.g.Values[n.In[0]].Elem; e != model.ElemF32 && e != model.ElemNone || e == model.ElemNone && n.Weight.Data.DType() != sparse.F32 { // half floats round after every op
 		return nil
 	}
 	if bn := f.only(st.Out); bn != nil && bn.Op == model.OpBatchNorm && n.Op == model.OpConv && len(bn.Outs) == 1 && bn.In[0] == st.Out {

@@ -5,7 +5,6 @@ import (
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
-	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/tensorop"
 )
 
@@ -134,15 +133,14 @@ func (s *linearTensorStep) free() { s.m.free() }
 const maxTensorRows = 512
 
 // floatInput reads activations as float32; a half-precision network has
-// half-precision ones, and they must be of the weight's type.
+// half-precision ones.
 func floatInput(st *runtime.TensorStep, x *model.Tensor) ([]float32, error) {
-	want := map[sparse.DType]model.Elem{sparse.F32: model.ElemF32, sparse.F16: model.ElemF16, sparse.BF16: model.ElemBF16}[st.Node.Weight.Data.DType()]
-	if x == nil || x.Elem != want && want != 0 {
+	if x == nil || x.Elem != model.ElemF32 && x.Elem != model.ElemF16 && x.Elem != model.ElemBF16 {
 		e := model.ElemNone
 		if x != nil {
 			e = x.Elem
 		}
-		return nil, fmt.Errorf("node %q (%s): want %v activations, got %v: %w", st.Node.Name, st.Node.Op, want, e, runtime.ErrShape)
+		return nil, fmt.Errorf("node %q (%s): want float activations, got %v: %w", st.Node.Name, st.Node.Op, e, runtime.ErrShape)
 	}
 	if f, ok := x.Data.([]float32); ok {
 		return f, nil

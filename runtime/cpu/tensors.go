@@ -292,11 +292,8 @@ func (p *tensorProgram) grouped(st *runtime.TensorStep) (tensorStep, error) {
 	if st.Bias != nil {
 		s.params = append(s.params, model.F32Tensor(st.Bias, len(st.Bias)))
 	}
-	if t := st.Node.Weight.Data.DType(); t != sparse.F32 {
-		e := model.ElemF16
-		if t == sparse.BF16 {
-			e = model.ElemBF16
-		}
+	// Its parameters must be of the type of what it multiplies.
+	if e := p.plan.Graph.Values[st.Node.In[0]].Elem; e == model.ElemF16 || e == model.ElemBF16 {
 		for i, x := range s.params {
 			if s.params[i], err = tensorop.Cast(x, e, true); err != nil {
 				return nil, err
