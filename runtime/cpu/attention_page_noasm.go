@@ -10,4 +10,4 @@ func mulPageF32(c []float32, ldc int, a []float32, lda, m, k int, b []float32, n
 	mulPagePortable(c, ldc, a, lda, m, k, b, n, add)
 }
 
-func rope(dst, x, cs []float32) { ropePortable(dst, x, cs) }
+func rope(dst, x, cs []float32) { ropePairs(dst, x, cs, 0) }
