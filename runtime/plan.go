@@ -10,7 +10,7 @@ import (
 // Options say how a graph is to be run; the zero value is the default.
 type Options struct {
 	DType   sparse.DType // of Linear weights: F32, F16 (default), BF16, Int8, Int4
-	Group   int          // columns per scale of Int4 and Int8; 0: 64 for Int4, whole row for Int8
+	Group   int          // columns per scale of Int4 and Int8; 0: for Int4 what the file has, else 64; for Int8 the whole row
 	Sparse  SparseMode
 	Layout  sparse.Layout // with SparseForce
 	Chunk   int           // largest number of rows of a step: prefill chunk or batch; default 256
@@ -102,7 +102,10 @@ func (o *Options) defaults(g *model.Graph) error {
 		return fmt.Errorf("runtime: weights in %v: %w", o.DType, ErrOption)
 	}
 	if o.Group == 0 && o.DType == sparse.Int4 {
-		o.Group = 64
+		var err error
+		if o.Group, err = storedGroup(g); err != nil {
+			return err
+		}
 	}
 	if o.Chunk == 0 {
 		o.Chunk = 256
@@ -123,6 +126,28 @@ func (o *Options) defaults(g *model.Graph) error {
 		return fmt.Errorf("runtime: chunk %d, select %d, context %d, group %d: %w", o.Chunk, o.Select, o.Context, o.Group, ErrOption)
 	}
 	return nil
+}
+
+// defaultGroup is the columns per scale of int4 where the file says nothing.
+const defaultGroup = 64
+
+// storedGroup is the columns per scale of a model that is stored in int4: running it
+// in other groups would round its weights again.
+func storedGroup(g *model.Graph) (int, error) {
+	for _, n := range g.Linears() {
+		if n.Weight == nil || n.Weight.Data.DType() != sparse.Int4 {
+			continue
+		}
+		m, err := sparse.Load(n.Weight.Data)
+		if err != nil {
+			return 0, err
+		}
+		if q := sparse.QuantOf(m); q != nil && q.Group > 0 {
+			return q.Group, nil
+		}
+		break
+	}
+	return defaultGroup, nil
 }
 
 // newPlan lays out steps and buffers; choose decides the kernel of every Linear.

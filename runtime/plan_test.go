@@ -82,3 +82,19 @@ func TestOptionsRange(t *testing.T) {
 		require.ErrorIs(t, err, ErrOption, "%+v", o)
 	}
 }
+
+// TestStoredGroup: a model stored in int4 runs in the groups it is stored in.
+func TestStoredGroup(t *testing.T) {
+	g := tinyLlama(false)
+	for _, n := range g.Linears() {
+		m, err := sparse.Pack(n.Weight.Data, sparse.LayoutDense, sparse.Int4, 8)
+		require.NoError(t, err)
+		n.Weight.Data = m
+	}
+	o := Options{DType: sparse.Int4}
+	require.NoError(t, o.defaults(g))
+	require.Equal(t, 8, o.Group)
+	o = Options{DType: sparse.Int4}
+	require.NoError(t, o.defaults(tinyLlama(false)))
+	require.Equal(t, defaultGroup, o.Group)
+}

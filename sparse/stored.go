@@ -15,3 +15,18 @@ func Load(m Matrix) (Matrix, error) {
 	}
 	return m, nil
 }
+
+// QuantOf is the scales of a matrix in memory, nil where it has none.
+func QuantOf(m Matrix) *Quant {
+	switch x := m.(type) {
+	case *Dense:
+		return x.Quant
+	case *NM24:
+		return x.Quant
+	case *Bitmask:
+		return x.Quant
+	case *CSR:
+		return x.Quant
+	}
+	return nil
+}

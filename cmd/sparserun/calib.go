@@ -20,7 +20,7 @@ type calibFlags struct {
 	Journal      string  `help:"Folder for finished blocks: an interrupted run goes on from there." placeholder:"DIR"`
 }
 
-const methodHelp = "magnitude, random; with --calib: wanda, wanda-alpha, ria, sparsegpt, alps, best; any with +resolve (kept weights solved again)."
+const methodHelp = "magnitude, random; with --calib: wanda, wanda-alpha, ria, dsnot, sparsegpt, alps, best; any with +resolve (kept weights solved again)."
 
 // method turns a name into a prune.Method with its calibration data.
 func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Method, error) {
@@ -29,7 +29,7 @@ func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Me
 	needs := resolve
 	switch base {
 	case "magnitude", "random":
-	case "wanda", "wanda-alpha", "ria", "sparsegpt", "alps", "best":
+	case "wanda", "wanda-alpha", "ria", "dsnot", "sparsegpt", "alps", "best":
 		needs = true
 	default:
 		return nil, usagef("--method: want %s got %q", methodHelp, name)
@@ -55,6 +55,8 @@ func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Me
 		m = prune.Wanda{Calib: calib, Variant: true}
 	case "ria":
 		m = prune.RIA{Calib: calib}
+	case "dsnot":
+		m = prune.DSnoT{Calib: calib}
 	case "sparsegpt":
 		m = prune.SparseGPT{Calib: calib, Damping: c.Damping}
 	case "alps":
