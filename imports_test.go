@@ -109,7 +109,7 @@ func contains(list []string, s string) bool {
 // panics at start on this Go version.
 func TestTensorStarts(t *testing.T) {
 	x := tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]float32{1, 2, 3, 4}))
-	y, err := x.Mul(tensor.New(tensor.WithShape(2, 1), tensor.WithBacking([]float32{1, 1})))
+	y, err := x.MatMul(tensor.New(tensor.WithShape(2, 1), tensor.WithBacking([]float32{1, 1})))
 	require.NoError(t, err)
 	require.Equal(t, []float32{3, 7}, y.Data())
 }
