@@ -244,3 +244,53 @@ func activations(r *rand.Rand, k runtime.Kernel, rows, cols int) []float32 {
 	}
 	return x
 }
+
+// mixed holds that Linears of one input may run in different layouts: backends share
+// the forms of the input that kernels read, and each kernel reads its own.
+func (s *suite) mixed(t *testing.T) {
+	byWeight := map[sparse.DType][]runtime.Kernel{}
+	for _, k := range s.has() {
+		if k.Act == runtime.ActType(k.Weight) {
+			byWeight[k.Weight] = append(byWeight[k.Weight], k)
+		}
+	}
+	const rows, cols = 70, 192
+	for wt, kernels := range byWeight {
+		if s.groups != nil && !s.groups(kernels[0], 0) {
+			continue
+		}
+		id := name("mixed ", wt)
+		r := rng(id)
+		nm := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutNM24, Weight: wt, Act: kernels[0].Act}
+		w := weights(r, nm, rows, cols, 0.5) // 2:4, which every layout holds
+		n := newNet(64, 0)
+		x := n.input(cols)
+		var outs []model.ValueID
+		for i, k := range kernels {
+			n.kernel = k
+			outs = append(outs, n.node(model.OpLinear, rows, nil, matrix(name("w", i), rows, cols, w), nil, x))
+		}
+		sum := outs[0]
+		for _, o := range outs[1:] {
+			sum = n.node(model.OpAdd, rows, nil, nil, nil, sum, o)
+		}
+		p := s.program(t, n.output(sum))
+		for _, batch := range []int{1, 3, 8, 33, 64} {
+			xs := activations(r, kernels[0], batch, cols)
+			want, bound := make([]float64, batch*rows), make([]float64, batch*rows)
+			for i := range batch {
+				for o := range rows {
+					var y, size float64
+					for c, v := range xs[i*cols : (i+1)*cols] {
+						q := float64(len(kernels)) * float64(v) * float64(w[o*cols+c])
+						y += q
+						size += math.Abs(q)
+					}
+					want[i*rows+o] = y
+					bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+float64(2+len(kernels))*s.round) + s.tiny()
+				}
+			}
+			equal(t, name(id, " batch ", batch), run(t, p, batch, rows, floats(batch, cols, xs)), want, bound)
+		}
+	}
+}

@@ -51,6 +51,7 @@ func Run(t *testing.T, open func() runtime.Backend, opts ...Option) {
 	t.Logf("backend: %s", name)
 	require.NoError(t, b.Close())
 	t.Run("Linear", s.linear)
+	t.Run("Mixed", s.mixed)
 	t.Run("Embedding", s.embedding)
 	t.Run("Rows", s.rows)
 	t.Run("Attention", s.attention)

@@ -166,7 +166,7 @@ func (m *csrTiled) manyRows(out []float32, ld int, x *acts, r0, r1 int) {
 		sums, next := sc.f[:blocks*tile], sc.u[:blocks]
 		clear(sums)
 		copy(next, m.first[b0:b0+blocks])
-		a := csrArgs{x: unsafe.Pointer(&x.pf[t*x.cols]), lanes: m.block}
+		a := csrArgs{x: unsafe.Pointer(&x.pt[t*x.cols]), lanes: m.block}
 		for s := 0; m.lists != nil && s < m.lists.spans; s++ {
 			for b := range blocks {
 				a.out = unsafe.Pointer(&sums[b*tile])

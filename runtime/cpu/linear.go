@@ -53,8 +53,10 @@ type acts struct {
 	q     []int8    // [rows, qld]
 	qld   int       // padded columns
 	scale []float32 // [rows, qld/actGroup]
-	// formPanels and formInt8Panels, see panel.go.
+	// formPanels, formTokens and formInt8Panels, see panel.go. Each form has its own
+	// memory: Linears of one input may read different ones.
 	pf []float32
+	pt []float32
 	pq []int8
 	ps []float32 // scale of 64 columns
 	pu []int32   // -(sum of codes) of 32 columns

@@ -55,7 +55,7 @@ func (x *acts) beginPanels(f form) {
 	switch {
 	case f == formTokens:
 		if x.rows > csrFew {
-			x.pf = f32s(m[:panelBytes(f, x.rows, x.cols)])
+			x.pt = f32s(m[:panelBytes(f, x.rows, x.cols)])
 		}
 	case f == formInt8Panels:
 		x.pq = i8s(m[:n])
@@ -148,7 +148,7 @@ func (x *acts) tokenTiles(t0, t1 int) {
 	for t := t0; t < t1; t += top {
 		n := min(x.rows-t, top)
 		width := (n + lanes - 1) / lanes * lanes
-		dst := x.pf[t*x.cols : t*x.cols+width*x.cols]
+		dst := x.pt[t*x.cols : t*x.cols+width*x.cols]
 		whole := x.cols &^ 7
 		for i := 0; i+8 <= n; i += 8 {
 			transposeRows(dst[i:], width, x.f32[(t+i)*x.cols:], x.cols, whole)
