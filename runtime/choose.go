@@ -186,12 +186,12 @@ func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts
 	return nil
 }
 
-// Pick is the planner's rule: the candidate of least cost, and never one that
-// costs more than dense, which stands first.
+// Pick is the planner's rule: the candidate of least cost, never one that costs more
+// than dense, which stands first, nor one that decodes slower.
 func Pick(cands []Candidate) int {
 	best := 0
 	for i, c := range cands {
-		if c.cost() < cands[best].cost() {
+		if c.Decode <= cands[0].Decode && c.cost() < cands[best].cost() {
 			best = i
 		}
 	}

@@ -37,6 +37,7 @@ func TestPlannerNeverSlower(t *testing.T) {
 		{"2:4 wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 6 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "nm24"},
 		{"csr wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 6 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 2 * us, "csr 64": 32 * us}, "csr"},
 		{"dense wins", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 11 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "dense"},
+		{"prefill gain paid by decode", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 640 * us, "nm24 1": 11 * us, "nm24 64": 66 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 11 * us, "csr 64": 9 * us}, "dense"},
 		{"decode gain eaten by prefill", map[string]time.Duration{"dense 1": 10 * us, "dense 64": 64 * us, "nm24 1": 9 * us, "nm24 64": 640 * us, "bitmask 1": 20 * us, "bitmask 64": 99 * us, "csr 1": 20 * us, "csr 64": 99 * us}, "dense"},
 	} {
 		b := &fakeBackend{times: c.times}
