@@ -1,112 +1,134 @@
-"""Decode and prefill of one model: sparserun beside llama.cpp, in alternating rounds.
+"""Language models: sparserun beside llama.cpp, same GGUF, one interleaved run.
 
-    python bench/peers/models.py --sparserun ./sparserun --gguf model.gguf --pruned pruned.safetensors
+Every round runs each contender once; medians of the rounds are printed. Both sides
+predict greedily and ignore end tokens. llama.cpp's other types are requantised from
+the same file by llama.cpp itself. Usage: bench/peers/models.sh [--threads 1,2] ..."""
 
-llama.cpp (llama-cpp-python) runs the GGUF requantised to Q8_0 and Q4_0, with the
-same threads, prompt length and number of tokens. Medians of the rounds.
-"""
-import argparse
-import ctypes
-import json
-import os
-import statistics
-import subprocess
-import tempfile
-import time
+import argparse, ctypes, json, os, platform, statistics, subprocess, sys, time
 
-ap = argparse.ArgumentParser()
-ap.add_argument("--sparserun", required=True)
-ap.add_argument("--gguf", required=True)
-ap.add_argument("--pruned", default="", help="2:4 pruned file of the same model")
-ap.add_argument("--threads", type=int, default=2)
-ap.add_argument("--rounds", type=int, default=3)
-ap.add_argument("--tokens", type=int, default=64)
-ap.add_argument("--prefill", type=int, default=512)
-ap.add_argument("--json", default="")
-args = ap.parse_args()
+import numpy as np
+import llama_cpp
+from llama_cpp import llama_cpp as ll
 
-import llama_cpp as L  # noqa: E402
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FTYPES = {"f16": ll.LLAMA_FTYPE_MOSTLY_F16, "q8_0": ll.LLAMA_FTYPE_MOSTLY_Q8_0, "q4_0": ll.LLAMA_FTYPE_MOSTLY_Q4_0}
 
-quiet = L.llama_log_callback(lambda *a: None)
-L.llama_log_set(quiet, ctypes.c_void_p(0))
-L.llama_backend_init()
+
+def quantised(model, kind):
+    if kind == "q4_1":
+        return model
+    out = os.path.join(ROOT, "bench", "out", f"peer-{kind}.gguf")
+    if not os.path.exists(out):
+        p = ll.llama_model_quantize_default_params()
+        p.ftype, p.allow_requantize, p.nthread = FTYPES[kind], True, os.cpu_count()
+        if ll.llama_model_quantize(model.encode(), out.encode(), ctypes.byref(p)) != 0:
+            sys.exit(f"llama.cpp cannot quantise to {kind}")
+    return out
 
 
 class Llama:
-    def __init__(self, name, ftype, folder):
-        self.name, self.pre, self.dec = "llama.cpp " + name, [], []
-        path = os.path.join(folder, name + ".gguf").encode()
-        p = L.llama_model_quantize_default_params()
-        p.ftype, p.allow_requantize, p.nthread = ftype, True, args.threads
-        if L.llama_model_quantize(args.gguf.encode(), path, ctypes.byref(p)) != 0:
-            raise OSError("llama_model_quantize failed")
+    """llama.cpp through its C API: no Python between tokens but one argmax."""
+
+    def __init__(self, path, threads, label):
+        self.label, self.threads = label, threads
         self.bytes = os.path.getsize(path)
-        mp = L.llama_model_default_params()
-        self.model = L.llama_model_load_from_file(path, mp)
-        cp = L.llama_context_default_params()
-        cp.n_ctx, cp.n_batch, cp.n_ubatch = args.prefill + args.tokens + 8, args.prefill, args.prefill
-        cp.n_threads = cp.n_threads_batch = args.threads
-        self.ctx = L.llama_init_from_model(self.model, cp)
+        self.model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
+        p = ll.llama_context_default_params()
+        p.n_ctx, p.n_batch, p.n_ubatch = 1024, 512, 512
+        p.n_threads = p.n_threads_batch = threads
+        self.ctx = ll.llama_init_from_model(self.model, p)
+        self.vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self.model))
 
-    def decode(self, toks):
-        a = (L.llama_token * len(toks))(*toks)
-        if L.llama_decode(self.ctx, L.llama_batch_get_one(a, len(toks))) != 0:
-            raise OSError("llama_decode failed")
-        L.llama_synchronize(self.ctx)
+    def eval(self, ids):
+        arr = (ll.llama_token * len(ids))(*ids)
+        if ll.llama_decode(self.ctx, ll.llama_batch_get_one(arr, len(ids))) != 0:
+            sys.exit("llama_decode failed")
+        return int(np.ctypeslib.as_array(ll.llama_get_logits_ith(self.ctx, -1), (self.vocab,)).argmax())
 
-    def round(self):
-        mem = L.llama_get_memory(self.ctx)
-        L.llama_memory_clear(mem, True)
-        t = time.perf_counter()
-        self.decode([100 + i % 1000 for i in range(args.prefill)])
-        self.pre.append(args.prefill / (time.perf_counter() - t))
-        L.llama_memory_clear(mem, True)
-        self.decode([1, 2, 3, 4])
-        n = L.llama_vocab_n_tokens(L.llama_model_get_vocab(self.model))
-        t = time.perf_counter()
-        tok = 5
-        for _ in range(args.tokens):
-            self.decode([tok])
-            logits = L.llama_get_logits(self.ctx)
-            tok = int(logits[0] > logits[1]) + 5  # the choice of a token is not what is timed
-        self.dec.append(args.tokens / (time.perf_counter() - t))
-        assert n > 0
+    def clear(self):
+        ll.llama_memory_clear(ll.llama_get_memory(self.ctx), True)
+
+    def round(self, prompt, prefill, n):
+        self.clear()
+        t0 = time.perf_counter()
+        self.eval(prefill)
+        pre = len(prefill) / (time.perf_counter() - t0)
+        self.clear()
+        tok = self.eval(prompt)
+        t0 = time.perf_counter()
+        for _ in range(n):
+            tok = self.eval([tok])
+        return pre, n / (time.perf_counter() - t0)
 
 
 class Sparserun:
-    def __init__(self, name, model, dtype, layout):
-        self.name, self.pre, self.dec, self.bytes = "sparserun " + name, [], [], 0
-        self.cmd = [args.sparserun, "run", model, "--dtype", dtype, "--sparse", layout, "-t", str(args.threads), "-n", str(args.tokens),
-                    "--context", str(args.prefill + args.tokens + 64), "--json", "-q"]
+    """One process a round: the binary as users run it."""
 
-    def round(self):
-        # Numbers are one token a digit: near enough to the length that is wanted.
-        long = "Count: " + " ".join(str(i % 10) for i in range(args.prefill // 2 - 2))
-        for prompt, key, out in ((long, "prefill_tokens_per_s", self.pre), ("Once upon a time there was a", "decode_tokens_per_s", self.dec)):
-            j = json.loads(subprocess.run(self.cmd + ["-p", prompt], check=True, capture_output=True, text=True).stdout)
-            r = j.get("sparse") or j["dense"]
-            out.append(r[key])
-            self.bytes = r["weight_bytes"]
+    def __init__(self, model, threads, label, args):
+        self.model, self.threads, self.label, self.args = model, threads, label, args
+        self.bytes = 0
+
+    def run(self, prompt, n):
+        cmd = [os.path.join(ROOT, "sparserun"), "run", self.model, "-p", prompt, "-n", str(n), "--ignore-eos", "--json", "-q", "-t", str(self.threads), "--backend", "cpu"] + self.args
+        out = json.loads(subprocess.run(cmd, check=True, capture_output=True, text=True).stdout)
+        return out.get("sparse") or out["dense"]
+
+    def round(self, prompt, prefill, n):
+        side = self.run("@" + prefill, 1)
+        pre = side["prefill_tokens_per_s"]
+        side = self.run(prompt, n + 1)
+        self.bytes = side["weight_bytes"]
+        return pre, side["decode_tokens_per_s"]
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-        es = [Llama("Q8_0", 7, folder), Llama("Q4_0", 2, folder)]
-        for d in ("int8", "f16", "int4"):
-            es.append(Sparserun("dense " + d, args.gguf, d, "off"))
-            if args.pruned:
-                es.append(Sparserun("2:4 " + d, args.pruned, d, "nm24"))
-        for _ in range(args.rounds):
-            for e in es:
-                e.round()
-    print(f"threads {args.threads}, prefill {args.prefill} tokens, decode {args.tokens}")
-    print("| model | MB | decode tokens/s | prefill tokens/s | decode vs Q8_0 | vs Q4_0 |\n|---|---|---|---|---|---|")
-    m = statistics.median
-    for e in es:
-        print(f"| {e.name} | {e.bytes / 1e6:.0f} | {m(e.dec):.0f} | {m(e.pre):.0f} | {m(e.dec) / m(es[0].dec):.2f} | {m(e.dec) / m(es[1].dec):.2f} |")
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump([dict(name=e.name, bytes=e.bytes, decode=e.dec, prefill=e.pre) for e in es], f, indent=1)
+    a = argparse.ArgumentParser()
+    a.add_argument("--model", default=os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+    a.add_argument("--pruned", default=os.path.join(ROOT, "demo", "smollm2-2of4.safetensors"))
+    a.add_argument("--threads", default="1,2")
+    a.add_argument("--rounds", type=int, default=5)
+    a.add_argument("-n", type=int, default=64)
+    a.add_argument("--out", help="JSON file to write")
+    a = a.parse_args()
+    os.makedirs(os.path.join(ROOT, "bench", "out"), exist_ok=True)
+    ll.llama_backend_init()
+    ll.llama_log_set(ctypes.cast(None, ll.llama_log_callback), None)
+    text = "The quick brown fox jumps over the lazy dog. "
+    prompt = "The capital of France is"
+    prompt_ids = [504, 3575, 282, 4649, 314]  # the same text, see the golden file
+    prefill_ids = [504] * 512
+    prefill_file = os.path.join(ROOT, "bench", "out", "prefill.txt")
+    open(prefill_file, "w").write((text * 64)[:2300])
+    rows = []
+    for threads in [int(t) for t in a.threads.split(",")]:
+        peers = [Llama(quantised(a.model, k), threads, f"llama.cpp {k}") for k in ["f16", "q8_0", "q4_1", "q4_0"]]
+        ours = [Sparserun(a.model, threads, f"sparserun dense {t}", ["--dtype", t, "--sparse", "off"]) for t in ["f16", "int8", "int4"]]
+        ours += [Sparserun(a.pruned, threads, f"sparserun 2:4 {t}", ["--dtype", t, "--sparse", "nm24"]) for t in ["f16", "int8", "int4"]]
+        got = {c.label: ([], []) for c in peers + ours}
+        for r in range(a.rounds + 1):
+            for c in peers + ours:
+                pre, dec = c.round(prompt_ids if isinstance(c, Llama) else prompt, prefill_ids if isinstance(c, Llama) else prefill_file, a.n)
+                if r:  # the first round warms files and pages
+                    got[c.label][0].append(pre)
+                    got[c.label][1].append(dec)
+            print(f"threads {threads}: round {r} of {a.rounds}", file=sys.stderr)
+        for c in peers + ours:
+            pre, dec = (statistics.median(x) for x in got[c.label])
+            rows.append(dict(label=c.label, threads=threads, bytes=c.bytes, prefill=pre, decode=dec))
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
+    rival = {"f16": "llama.cpp f16", "int8": "llama.cpp q8_0", "int4": "llama.cpp q4_0"}
+    by = {(r["label"], r["threads"]): r for r in rows}
+    print(f"\n{cpu}, {time.strftime('%Y-%m-%d')}, SmolLM2-135M, llama-cpp-python {llama_cpp.__version__}; decode {a.n} tokens, prefill about 512; medians of {a.rounds} interleaved rounds\n")
+    print("| | threads | weights MiB | prefill tokens/s | decode tokens/s | decode, of llama.cpp in the same type |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for r in rows:
+        kind = r["label"].split()[-1]
+        rel = "-"
+        if r["label"].startswith("sparserun"):
+            rel = f'{r["decode"] / by[(rival[kind], r["threads"])]["decode"]:.2f}x {rival[kind].split()[1]}'
+        print(f'| {r["label"]} | {r["threads"]} | {r["bytes"] / 2**20:.1f} | {r["prefill"]:.0f} | {r["decode"]:.1f} | {rel} |')
+    if a.out:
+        json.dump(dict(machine=cpu, rows=rows), open(a.out, "w"), indent=1)
 
 
 main()
