@@ -15,10 +15,15 @@
 //   - linalg: float32 matrix and row kernels with SIMD. A leaf.
 //   - prune: scores, patterns, calibration, reports.
 //   - train: forward and backward under a mask.
+//   - tensorop: ONNX's ops on typed tensors, portable; shape inference.
+//   - dataset: MNIST, CIFAR, folders of photographs; accuracy of a classifier.
 //   - runtime: Plan, the choice of a form per layer, Session, generation, Counters,
 //     and the seam to backends. runtime/cpu is the CPU backend, cuda the GPU one,
 //     runtime/backendtest what both must pass.
 //   - cmd/sparserun: the command line, one file per verb.
+//   - testenv: where tests find data and models that are not in the repository.
+//
+// serve, the last room of the line above, is not built yet.
 //
 // # Caveats
 //
