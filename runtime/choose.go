@@ -45,7 +45,6 @@ type planner struct {
 	b       Backend
 	o       *Options
 	table   *Table // nil: the backend cannot be timed
-	lm      bool
 	choices map[*model.Weight]*Choice
 	order   []*Choice
 	count   map[*model.Weight]sparse.Count // from the scan

@@ -76,7 +76,7 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	if err := g.Check(); err != nil {
 		return nil, err
 	}
-	pl := &planner{ctx: context.Background(), b: b, o: &c.Options, lm: g.Config != nil, choices: map[*model.Weight]*Choice{}}
+	pl := &planner{ctx: context.Background(), b: b, o: &c.Options, choices: map[*model.Weight]*Choice{}}
 	if t, ok := b.(Timer); ok && c.Sparse == SparseAuto && t.Machine() != "" {
 		pl.table = OpenTable(t, c.cacheDir)
 	}

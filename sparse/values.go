@@ -135,8 +135,7 @@ func (q *Quant) check(t DType, rows, cols int) error {
 	return nil
 }
 
-// scaleRow turns codes into weights in place; col maps position to dense column
-// (nil: the identity).
+// scaleRow turns the codes of a dense row into weights in place.
 func (q *Quant) scaleRow(row []float32, r, cols int) {
 	if q == nil {
 		return
