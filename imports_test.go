@@ -41,6 +41,11 @@ var allowed = map[string][]string{
 	"cuda/simdriver":          {"cuda", "cuda/ptxsim", "loader", "model", "prune", "runtime", "runtime/backendtest", "runtime/cpu", "sparse", "testenv"},
 	"cuda/gpucheck":           {"cuda", "model", "runtime", "runtime/backendtest", "sparse"},
 	"cuda/kerneltest":         {"cuda/ptxsim", "cuda/tile", "sparse"},
+	"serve/engine":            {"model", "runtime", "sparse", "tokenizer"},
+	"serve/registry":          {"loader", "model", "runtime", "serve/engine", "sparse", "tokenizer", "tokenizer/chat"},
+	"serve/openai":            {"runtime", "serve/engine", "serve/registry", "tokenizer", "tokenizer/chat"},
+	"serve/oip":               {"model", "runtime", "serve/engine", "serve/registry", "sparse"},
+	"serve":                   {"model", "runtime", "serve/engine", "serve/oip", "serve/openai", "serve/registry", "sparse"},
 	"examples/embed":          {"loader", "prune", "runtime", "runtime/cpu"},
 	"bench/onnx":              {"loader", "model", "runtime", "runtime/cpu", "sparse"},
 	"bench/kernels":           {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
@@ -52,6 +57,7 @@ var foreign = map[string][]string{
 	"gorgonia.org/cu":                     {"cuda"},
 	"github.com/prometheus/client_golang": {"serve"},
 	"gorgonia.org/tensor":                 {"runtime", "serve"},
+	"google.golang.org/grpc":              {"serve", "serve/oip"},
 }
 
 type goPackage struct {
