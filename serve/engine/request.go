@@ -10,11 +10,11 @@ import (
 // Errors of this package; every error wraps one of them or one of package runtime's
 // (ErrContext: the prompt does not fit, ErrOption: a number out of range).
 var (
-	ErrFull     = errors.New("queue is full")         // a *Busy: try again later
-	ErrDraining = errors.New("shutting down")         // no new requests
-	ErrClosed   = errors.New("closed")                // the model was unloaded
-	ErrDeadline = errors.New("deadline exceeded")     // Request.Deadline passed
-	ErrInternal = errors.New("internal failure")      // a step failed or panicked; the request is lost, the engine goes on
+	ErrFull     = errors.New("queue is full")          // a *Busy: try again later
+	ErrDraining = errors.New("shutting down")          // no new requests
+	ErrClosed   = errors.New("closed")                 // the model was unloaded
+	ErrDeadline = errors.New("deadline exceeded")      // Request.Deadline passed
+	ErrInternal = errors.New("internal failure")       // a step failed or panicked; the request is lost, the engine goes on
 	ErrKind     = errors.New("not that kind of model") // embeddings of a network, say
 )
 
