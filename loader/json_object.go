@@ -15,12 +15,12 @@ func parseObject(b []byte) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.peek() != '{' {
-		return nil, r.fail("'{'")
+	if r.Peek() != '{' {
+		return nil, r.Fail("'{'")
 	}
 	v, err := r.value()
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	if err != nil {
 		return nil, err

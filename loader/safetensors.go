@@ -63,18 +63,18 @@ func readSafetensors(src *source) (tensors []*safeTensor, meta map[string]string
 	}
 	meta = map[string]string{}
 	base, room := int64(8+n), src.size-8-int64(n)
-	err = r.object(func(key string) error {
+	err = r.Object(func(key string) error {
 		if key == "__metadata__" {
-			return r.object(func(k string) (err error) {
+			return r.Object(func(k string) (err error) {
 				if len(meta) == maxMetadata {
-					return fault(ErrLimit, k, r.base+int64(r.i), "metadata", fmt.Sprint("at most ", maxMetadata, " keys"), nil)
+					return fault(ErrLimit, k, r.at(), "metadata", fmt.Sprint("at most ", maxMetadata, " keys"), nil)
 				}
-				meta[k], err = r.str()
+				meta[k], err = r.Str()
 				return err
 			})
 		}
 		if len(tensors) == maxTensors {
-			return fault(ErrLimit, key, r.base+int64(r.i), "number of tensors", fmt.Sprint("at most ", maxTensors), nil)
+			return fault(ErrLimit, key, r.at(), "number of tensors", fmt.Sprint("at most ", maxTensors), nil)
 		}
 		t, err := safeEntry(r, key, base, room)
 		if err == nil {
@@ -84,7 +84,7 @@ func readSafetensors(src *source) (tensors []*safeTensor, meta map[string]string
 		return err
 	})
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	if err != nil {
 		return nil, nil, err
@@ -95,36 +95,36 @@ func readSafetensors(src *source) (tensors []*safeTensor, meta map[string]string
 // safeEntry reads {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}.
 func safeEntry(r *jsonReader, name string, base, room int64) (*safeTensor, error) {
 	t := &safeTensor{name: name}
-	at := r.base + int64(r.i)
+	at := r.at()
 	var dtype string
 	var offs []int
 	have := 0
-	err := r.object(func(key string) (err error) {
+	err := r.Object(func(key string) (err error) {
 		have++
 		switch key {
 		case "dtype":
-			dtype, err = r.str()
+			dtype, err = r.Str()
 		case "shape":
 			t.shape = []int{}
-			err = r.array(func(i int) error {
+			err = r.Array(func(i int) error {
 				if i == maxDimensions {
-					return fault(ErrLimit, name, r.base+int64(r.i), "dimensions", fmt.Sprint("at most ", maxDimensions), nil)
+					return fault(ErrLimit, name, r.at(), "dimensions", fmt.Sprint("at most ", maxDimensions), nil)
 				}
-				n, err := r.uint()
+				n, err := r.Uint()
 				t.shape = append(t.shape, n)
 				return err
 			})
 		case "data_offsets":
-			err = r.array(func(i int) error {
+			err = r.Array(func(i int) error {
 				if i == 2 {
-					return r.fail("two offsets")
+					return r.Fail("two offsets")
 				}
-				n, err := r.uint()
+				n, err := r.Uint()
 				offs = append(offs, n)
 				return err
 			})
 		default:
-			err = fault(ErrFormat, name, r.base+int64(r.i), "key of a tensor", "dtype, shape or data_offsets", key)
+			err = fault(ErrFormat, name, r.at(), "key of a tensor", "dtype, shape or data_offsets", key)
 		}
 		return err
 	})

@@ -17,13 +17,13 @@ func (ck *checkpoint) readShards(root *dir, index []byte, o *options) error {
 	if err != nil {
 		return err
 	}
-	err = r.object(func(key string) error {
+	err = r.Object(func(key string) error {
 		if key != "weight_map" {
-			return r.skip()
+			return r.Skip(true)
 		}
-		return r.object(func(tensor string) error {
-			at := r.base + int64(r.i)
-			file, err := r.str()
+		return r.Object(func(tensor string) error {
+			at := r.at()
+			file, err := r.Str()
 			if err != nil {
 				return err
 			}
@@ -42,7 +42,7 @@ func (ck *checkpoint) readShards(root *dir, index []byte, o *options) error {
 		})
 	})
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	if err != nil {
 		return err

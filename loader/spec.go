@@ -46,54 +46,54 @@ func parseSpec(b []byte) (tokenizer.Spec, error) {
 		return s, err
 	}
 	list := func() (int, error) {
-		n, err := r.count()
+		n, err := r.Count()
 		if err == nil && n > maxSpecList {
-			err = fault(ErrLimit, "", r.base+int64(r.i), "list", fmt.Sprint("at most ", maxSpecList), n)
+			err = fault(ErrLimit, "", r.at(), "list", fmt.Sprint("at most ", maxSpecList), n)
 		}
 		return n, err
 	}
 	strs := func(dst *[]string) error {
-		if r.peek() == 'n' {
-			return r.word("null")
+		if null, err := r.Null(); null || err != nil {
+			return err
 		}
 		n, err := list()
 		if err != nil {
 			return err
 		}
 		*dst = make([]string, n)
-		return r.array(func(i int) (err error) {
-			(*dst)[i], err = r.str()
+		return r.Array(func(i int) (err error) {
+			(*dst)[i], err = r.Str()
 			return err
 		})
 	}
 	floats := func(f func(float64)) error {
-		if r.peek() == 'n' {
-			return r.word("null")
+		if null, err := r.Null(); null || err != nil {
+			return err
 		}
 		if _, err := list(); err != nil {
 			return err
 		}
-		return r.array(func(int) error {
-			v, err := r.float()
+		return r.Array(func(int) error {
+			v, err := r.Float()
 			f(v)
 			return err
 		})
 	}
 	integer := func(dst *int) error {
-		v, err := r.float()
+		v, err := r.Float()
 		if *dst = int(v); err == nil && float64(*dst) != v {
-			err = r.fail("a whole number before")
+			err = r.Fail("a whole number before")
 		}
 		return err
 	}
-	err = r.object(func(key string) (err error) {
+	err = r.Object(func(key string) (err error) {
 		switch key {
 		case "Model":
-			s.Model, err = r.str()
+			s.Model, err = r.Str()
 		case "Pre":
-			s.Pre, err = r.str()
+			s.Pre, err = r.Str()
 		case "ChatTemplate":
-			s.ChatTemplate, err = r.str()
+			s.ChatTemplate, err = r.Str()
 		case "Tokens":
 			err = strs(&s.Tokens)
 		case "Merges":
@@ -113,18 +113,18 @@ func parseSpec(b []byte) (tokenizer.Spec, error) {
 		case "PAD":
 			err = integer(&s.PAD)
 		case "AddBOS":
-			s.AddBOS, err = r.boolean()
+			s.AddBOS, err = r.Bool()
 		case "AddEOS":
-			s.AddEOS, err = r.boolean()
+			s.AddEOS, err = r.Bool()
 		case "AddSpacePrefix":
-			s.AddSpacePrefix, err = r.boolean()
+			s.AddSpacePrefix, err = r.Bool()
 		default:
-			err = r.fail("a key of tokenizer.Spec before")
+			err = r.Fail("a key of tokenizer.Spec before")
 		}
 		return err
 	})
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	return s, err
 }

@@ -1,6 +1,10 @@
 package tokenizer
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/sparserun/sparserun/strictjson"
+)
 
 // FromJSON reads a Hugging Face tokenizer.json with a BPE model. config is
 // tokenizer_config.json, or nil: it names BOS and EOS, says whether they are
@@ -25,22 +29,22 @@ type hfFile struct {
 }
 
 func fromJSON(data, config []byte) (*Tokenizer, error) {
-	r, err := newJSONReader(data)
+	r, err := newJSON(data)
 	if err != nil {
 		return nil, err
 	}
 	f := hfFile{merges: -1, sections: map[string]node{}}
 	addedAt := -1
-	err = r.uniqueObject(func(key string) (err error) {
+	err = r.Object(func(key string) (err error) {
 		switch key {
 		case "model":
 			return f.readModel(r)
 		case "added_tokens":
-			r.peek()
-			addedAt = r.i
+			r.Peek()
+			addedAt = r.Pos()
 		case "normalizer", "pre_tokenizer", "post_processor", "decoder":
 			var v any
-			if v, err = r.tree(); err != nil {
+			if v, err = readTree(r); err != nil {
 				return err
 			}
 			n, ok := v.(node)
@@ -50,10 +54,10 @@ func fromJSON(data, config []byte) (*Tokenizer, error) {
 			f.sections[key] = n
 			return nil
 		}
-		return r.skip() // truncation, padding: a caller's affair
+		return r.Skip(false) // truncation, padding: a caller's affair
 	})
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	if err != nil {
 		return nil, err
@@ -62,7 +66,7 @@ func fromJSON(data, config []byte) (*Tokenizer, error) {
 		return nil, fmt.Errorf("model: want a vocabulary: %w", ErrFormat)
 	}
 	if addedAt >= 0 {
-		again := &jsonReader{s: r.s, i: addedAt}
+		again := r.At(addedAt)
 		if err := f.readAdded(again); err != nil {
 			return nil, fmt.Errorf("added_tokens: %w", err)
 		}
@@ -71,7 +75,7 @@ func fromJSON(data, config []byte) (*Tokenizer, error) {
 	if err := t.index(); err != nil {
 		return nil, err
 	}
-	if err := f.build(t, r.s); err != nil {
+	if err := f.build(t, r); err != nil {
 		return nil, err
 	}
 	if err := t.readConfig(config); err != nil {
@@ -81,39 +85,38 @@ func fromJSON(data, config []byte) (*Tokenizer, error) {
 	return t, nil
 }
 
-func (f *hfFile) readModel(r *jsonReader) error {
+func (f *hfFile) readModel(r *strictjson.Reader) error {
 	f.model = node{}
-	return r.uniqueObject(func(key string) (err error) {
+	return r.Object(func(key string) (err error) {
 		switch key {
 		case "vocab":
-			if r.peek() != '{' { // Unigram writes a list
-				return r.skip()
+			if r.Peek() != '{' { // Unigram writes a list
+				return r.Skip(false)
 			}
 			return f.readVocab(r)
 		case "merges":
-			r.peek()
-			f.merges = r.i
-			return r.skip()
+			r.Peek()
+			f.merges = r.Pos()
+			return r.Skip(false)
 		}
-		f.model[key], err = r.tree()
+		f.model[key], err = readTree(r)
 		return err
 	})
 }
 
 // readVocab reads the vocabulary twice: first to count, so that the token list
 // is allocated once and only for entries that are there.
-func (f *hfFile) readVocab(r *jsonReader) error {
-	start, count := r.i, 0
-	if err := r.object(func(string) error { count++; return r.skip() }); err != nil {
+func (f *hfFile) readVocab(r *strictjson.Reader) error {
+	ahead, count := *r, 0
+	if err := ahead.Pairs(func(string) error { count++; return ahead.Skip(false) }); err != nil {
 		return err
 	}
 	if count > maxTokens {
 		return fmt.Errorf("vocab: want at most %d tokens, got %d: %w", maxTokens, count, ErrFormat)
 	}
 	f.tokens, f.kinds = make([]string, 0, count+count/16), make([]kind, 0, count+count/16)
-	r.i = start
-	return r.object(func(text string) error {
-		id, err := r.id()
+	return r.Pairs(func(text string) error {
+		id, err := readID(r)
 		if err != nil {
 			return err
 		}
@@ -137,14 +140,14 @@ func (f *hfFile) put(id int, text string, k kind) error {
 }
 
 // readAdded reads the added tokens. Most repeat an entry of the vocabulary.
-func (f *hfFile) readAdded(r *jsonReader) error {
+func (f *hfFile) readAdded(r *strictjson.Reader) error {
 	v, err := newVocab(f.tokens, func(id int) bool { return f.kinds[id] == unused })
 	if err != nil {
 		return err
 	}
-	return r.array(func() error {
-		r.nodes = 64
-		tree, err := r.tree()
+	return r.Array(func(int) error {
+		r.Allow(64)
+		tree, err := readTree(r)
 		if err != nil {
 			return err
 		}
@@ -181,7 +184,7 @@ func (f *hfFile) readAdded(r *jsonReader) error {
 }
 
 // build completes t, whose tokens are indexed.
-func (f *hfFile) build(t *Tokenizer, text string) error {
+func (f *hfFile) build(t *Tokenizer, file *strictjson.Reader) error {
 	if kind := f.model.str("type"); kind != "BPE" && !(kind == "" && f.merges >= 0) {
 		return fmt.Errorf("model %.40q: want BPE: %w", kind, ErrUnsupported)
 	}
@@ -203,7 +206,7 @@ func (f *hfFile) build(t *Tokenizer, text string) error {
 		}
 		m.unk = t.unk
 	}
-	if err := f.readMerges(t, text); err != nil {
+	if err := f.readMerges(t, file); err != nil {
 		return err
 	}
 
@@ -256,14 +259,14 @@ func (f *hfFile) build(t *Tokenizer, text string) error {
 }
 
 // readMerges reads the merges, "left right" or ["left", "right"].
-func (f *hfFile) readMerges(t *Tokenizer, text string) error {
+func (f *hfFile) readMerges(t *Tokenizer, file *strictjson.Reader) error {
 	if f.merges < 0 {
 		t.model.merges = newMergeTable(0)
 		return nil
 	}
-	count := 0
-	r := &jsonReader{s: text, i: f.merges}
-	if err := r.array(func() error { count++; return r.skip() }); err != nil {
+	r := file.At(f.merges)
+	count, err := r.Count()
+	if err != nil {
 		return err
 	}
 	if count > maxMerges {
@@ -271,25 +274,24 @@ func (f *hfFile) readMerges(t *Tokenizer, text string) error {
 	}
 	t.model.merges = newMergeTable(count)
 	rank := 0
-	r = &jsonReader{s: text, i: f.merges}
-	return r.array(func() error {
+	return r.Array(func(int) error {
 		var left, right string
-		if r.peek() == '"' {
-			s, err := r.str()
+		if r.Peek() == '"' {
+			s, err := r.Str()
 			if err != nil {
 				return err
 			}
 			left, right = cutMerge(s)
 		} else {
 			side := 0
-			err := r.array(func() (err error) {
+			err := r.Array(func(int) (err error) {
 				switch side++; side {
 				case 1:
-					left, err = r.str()
+					left, err = r.Str()
 				case 2:
-					right, err = r.str()
+					right, err = r.Str()
 				default:
-					err = r.fail("a pair")
+					err = r.Fail("a pair")
 				}
 				return err
 			})

@@ -14,21 +14,21 @@ func (t *Tokenizer) readConfig(data []byte) error {
 	if len(data) == 0 {
 		return nil
 	}
-	r, err := newJSONReader(data)
+	r, err := newJSON(data)
 	if err != nil {
 		return err
 	}
 	cfg := node{}
-	err = r.uniqueObject(func(key string) (err error) {
+	err = r.Object(func(key string) (err error) {
 		switch key {
 		case "bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token", "chat_template":
-			cfg[key], err = r.tree()
+			cfg[key], err = readTree(r)
 			return err
 		}
-		return r.skip()
+		return r.Skip(false)
 	})
 	if err == nil {
-		err = r.end()
+		err = r.End()
 	}
 	if err != nil {
 		return err
