@@ -16,6 +16,7 @@ var (
 	ErrDeadline = errors.New("deadline exceeded")      // Request.Deadline passed
 	ErrInternal = errors.New("internal failure")       // a step failed or panicked; the request is lost, the engine goes on
 	ErrKind     = errors.New("not that kind of model") // embeddings of a network, say
+	ErrSchema   = errors.New("JSON schema")            // not one, or beyond what NewJSON knows
 )
 
 // Busy is ErrFull with the time after which trying again makes sense: the measured
