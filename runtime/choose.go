@@ -22,6 +22,8 @@ type Choice struct {
 	Reason     string      `json:"reason"`
 	Candidates []Candidate `json:"candidates,omitempty"`
 	Bytes      int64       `json:"bytes"` // packed
+	// Packed are the parts of Bytes.
+	Packed sparse.Bytes `json:"packed"`
 }
 
 // Candidate is a form the planner could have chosen, with its measured times.

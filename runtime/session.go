@@ -100,7 +100,8 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	s := &Session{graph: g, plan: plan, prog: prog, choices: pl.order}
 	for i, st := range plan.Steps {
 		if st.Choice != nil && st.Choice.Bytes == 0 {
-			st.Choice.Bytes = prog.Bytes(i).Total()
+			st.Choice.Packed = prog.Bytes(i)
+			st.Choice.Bytes = st.Choice.Packed.Total()
 		}
 	}
 	for p := plan.KV.Pages - 1; p >= 0; p-- {

@@ -80,7 +80,8 @@ func newTensors(g *model.Graph, b Backend, o Options, pl *planner) (*Session, er
 	}
 	for i, st := range plan.Steps {
 		if st.Choice != nil && st.Choice.Bytes == 0 {
-			st.Choice.Bytes = prog.Bytes(i).Total()
+			st.Choice.Packed = prog.Bytes(i)
+			st.Choice.Bytes = st.Choice.Packed.Total()
 		}
 	}
 	p := &Plan{Graph: g, Group: o.Group, MaxRows: o.Chunk}
