@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	goruntime "runtime"
+	"sync"
 
 	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
@@ -13,8 +14,13 @@ import (
 // Backend runs plans on this machine's cores. It may serve many sessions; their
 // steps take turns on its workers.
 type Backend struct {
-	pool  *pool
-	timer timer
+	pool   *pool
+	timer  timer
+	limits struct {
+		once sync.Once
+		l    Limits
+		err  error
+	}
 }
 
 // Option changes how New sets a Backend up.

@@ -100,6 +100,9 @@ func (p *program) bind(in, out []runtime.View) error {
 	}
 	p.rows, p.selected, p.decode = rows, selected, rows == 1
 	for i, o := range p.outs {
+		if i > 0 && out[i].Unwanted() {
+			continue
+		}
 		if n := p.rowsOf(o.selected); out[i].Rows != n || out[i].Cols != o.width || len(out[i].F32) != n*o.width {
 			return fmt.Errorf("cpu: output %d: want [%d %d], got [%d %d] and %d numbers: %w", i, n, o.width, out[i].Rows, out[i].Cols, len(out[i].F32), runtime.ErrShape)
 		}

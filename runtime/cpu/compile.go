@@ -264,7 +264,8 @@ func (c *compiler) outputs() error {
 				reads++
 			}
 		}
-		o.direct = writes == 1 && reads == 0 && len(pl.Outputs) == 1
+		// An output after the first may be left out: nothing to write to then.
+		o.direct = i == 0 && writes == 1 && reads == 0 && !slices.Contains(pl.Outputs[1:], b)
 		c.p.outs = append(c.p.outs, o)
 	}
 	return nil

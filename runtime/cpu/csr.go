@@ -72,6 +72,23 @@ func (m *csrTiled) free() {
 	}
 }
 
+func (m *csrTiled) clone() (packed, error) {
+	mem, err := m.mem.clone()
+	if err != nil {
+		return nil, err
+	}
+	c := *m
+	c.mem, c.w, c.off = mem, again(m.w, m.mem, mem), again(m.off, m.mem, mem)
+	c.scale, c.first = again(m.scale, m.mem, mem), again(m.first, m.mem, mem)
+	if m.lists != nil {
+		if c.lists, err = m.lists.clone(); err != nil {
+			mem.free()
+			return nil, err
+		}
+	}
+	return &c, nil
+}
+
 func (m *csrTiled) stepBytes() int { return m.block * (int(m.typ.Bits())/8 + 1) }
 
 func (m *csrTiled) mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int) {

@@ -84,6 +84,17 @@ func (p *csrListPacker) lists(rows, cols int) (*csrLists, error) {
 	return &l, nil
 }
 
+func (l *csrLists) clone() (*csrLists, error) {
+	mem, err := l.mem.clone()
+	if err != nil {
+		return nil, err
+	}
+	c := *l
+	c.mem, c.first, c.counts = mem, again(l.first, l.mem, mem), again(l.counts, l.mem, mem)
+	c.cols, c.vals = again(l.cols, l.mem, mem), again(l.vals, l.mem, mem)
+	return &c, nil
+}
+
 func moved[T any](dst, src []T) []T {
 	copy(dst, src)
 	return dst

@@ -20,6 +20,9 @@ type packed interface {
 	mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int)
 	// form is the form of x that mul reads.
 	form() form
+	// clone is the same weight in memory of its own, or itself where a copy would be
+	// pointless; only measurements ask for it.
+	clone() (packed, error)
 	free()
 }
 

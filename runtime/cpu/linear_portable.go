@@ -47,7 +47,8 @@ func (p *portable) form() form {
 	return formRows
 }
 
-func (p *portable) free() {}
+func (p *portable) clone() (packed, error) { return p, nil }
+func (p *portable) free()                  {}
 
 func (p *portable) readRow(dst []float32, r int) { _ = p.m.ReadRows(dst, r) }
 

@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
@@ -16,6 +15,8 @@ type Linear struct {
 	b          *Backend
 	rows, cols int
 	step       linearStep
+	copies     []packed // of the weight, which Runs take in turn
+	next       int
 	mem        *region
 	out        []float32
 	once       sync.Once
@@ -39,20 +40,44 @@ func (b *Backend) Linear(m sparse.Matrix, k runtime.Kernel, group, batch int) (*
 	l.step.x = &acts{cols: l.cols}
 	l.step.x.mem[f] = l.mem.bytes()[:n]
 	l.out = f32s(l.mem.bytes()[n:])
+	l.copies = []packed{w}
 	l.step.parts = []linear{{w: w, rows: l.rows, residual: -1}}
 	l.step.cut(b.pool.threads)
 	b.pool.retain()
 	return l, nil
 }
 
+// Cold copies the weight until its copies hold size bytes or are most (0: any
+// number), so that Runs, which take them in turn, read memory and not caches. The
+// portable form, which is slower than memory, stays alone.
+func (l *Linear) Cold(size int64, most int) error {
+	one := l.Bytes().Total()
+	for n := len(l.copies); one > 0 && int64(n)*one < size && (most == 0 || n < most); n++ {
+		w, err := l.copies[0].clone()
+		if err != nil {
+			return fmt.Errorf("cpu: %w", err)
+		}
+		if w == l.copies[0] {
+			return nil
+		}
+		l.copies = append(l.copies, w)
+	}
+	return nil
+}
+
+// Copies is the number of copies of the weight.
+func (l *Linear) Copies() int { return len(l.copies) }
+
 // Bytes is the packed size of the weight.
-func (l *Linear) Bytes() sparse.Bytes { return l.step.parts[0].w.bytes() }
+func (l *Linear) Bytes() sparse.Bytes { return l.copies[0].bytes() }
 
 // Run multiplies x, row-major with as many columns as the weight, and returns
 // the product, which the next Run overwrites. Making the form of x that the
 // kernel reads is part of it.
 func (l *Linear) Run(x []float32) []float32 {
 	s := &l.step
+	s.parts[0].w = l.copies[l.next]
+	l.next = (l.next + 1) % len(l.copies)
 	s.x.rows, s.x.f32 = len(x)/l.cols, x
 	f := s.parts[0].w.form()
 	s.x.begin(f)
@@ -81,50 +106,9 @@ func (l *Linear) part(_, i int) {
 func (l *Linear) Close() {
 	l.once.Do(func() {
 		l.b.pool.release()
-		l.step.parts[0].w.free()
+		for _, w := range l.copies {
+			w.free()
+		}
 		l.mem.free()
 	})
 }
-
-// Limits are what the machine can do at most with the backend's threads.
-type Limits struct {
-	Read float64 `json:"read_bytes_per_s"` // of memory, far larger than caches
-	FMA  float64 `json:"fma_flop_per_s"`   // float32, 2 a multiply-add
-	Dot  float64 `json:"int8_op_per_s"`    // vpdpbusd, 2 a multiply-add; 0 without VNNI
-}
-
-// Measure reads size bytes of fresh memory and runs arithmetic that needs none,
-// and keeps the best of several rounds.
-func (b *Backend) Measure(size int) (Limits, error) {
-	size = max(size, 1<<20) &^ 4095
-	r, err := alloc(size)
-	if err != nil {
-		return Limits{}, fmt.Errorf("cpu: %w", err)
-	}
-	defer r.free()
-	for i := 0; i < size; i += 4096 {
-		r.bytes()[i] = 1
-	}
-	b.pool.retain()
-	defer b.pool.release()
-	const parts = 64
-	rate := func(work float64, f func(i int)) float64 {
-		best := time.Duration(1 << 62)
-		for range 7 {
-			start := time.Now()
-			b.pool.run(partFunc(f), parts)
-			best = min(best, time.Since(start))
-		}
-		return work / best.Seconds()
-	}
-	per := size / parts &^ 511
-	const n = 20000
-	l := Limits{Read: rate(float64(per*parts), func(i int) { readBytes(r.bytes()[i*per : (i+1)*per]) })}
-	l.FMA = rate(parts*n*fmaPeak(0), func(int) { fmaPeak(n) })
-	l.Dot = rate(parts*n*dotPeak(0), func(int) { dotPeak(n) })
-	return l, nil
-}
-
-type partFunc func(i int)
-
-func (f partFunc) part(_, i int) { f(i) }

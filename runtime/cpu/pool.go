@@ -30,6 +30,7 @@ type pool struct {
 	// job is written before state is published and read after a part was claimed;
 	// as a claimed part holds the next job back, the two never meet.
 	job    job
+	fault  atomic.Pointer[fault] // the first panic of the job at hand
 	parked atomic.Int32
 	wake   chan struct{}
 
@@ -90,6 +91,26 @@ func (p *pool) run(j job, n int) {
 		rest(spins)
 	}
 	p.job = nil
+	if p.fault.Load() != nil {
+		panic(p.fault.Swap(nil).value)
+	}
+}
+
+// fault is what a part panicked with. It goes on in the job's caller: a worker that
+// panics would end the process.
+type fault struct{ value any }
+
+// call runs a part; a part that panics is done too, else its job would never be.
+func (p *pool) call(worker, i int) {
+	defer p.finish()
+	p.job.part(worker, i)
+}
+
+func (p *pool) finish() {
+	if v := recover(); v != nil {
+		p.fault.CompareAndSwap(nil, &fault{v})
+	}
+	p.done.Add(1)
 }
 
 // rouse wakes up to n parked workers.
@@ -111,8 +132,7 @@ func (p *pool) step(worker int) bool {
 			return false
 		}
 		if p.state.CompareAndSwap(s, s+1) {
-			p.job.part(worker, int(uint32(s)))
-			p.done.Add(1)
+			p.call(worker, int(uint32(s)))
 			return true
 		}
 	}

@@ -1,6 +1,9 @@
 package cpu
 
-import "sync"
+import (
+	"sync"
+	"unsafe"
+)
 
 // Weights of a small model are matrices of less than a huge page. They are cut
 // from slabs that are whole ones: on pages of 4 KiB a stream of weights loses up
@@ -61,6 +64,25 @@ func allocWeight(n int) (*weightMemory, error) {
 }
 
 func (m *weightMemory) bytes() []byte { return m.b }
+
+// clone is a copy in memory of its own.
+func (m *weightMemory) clone() (*weightMemory, error) {
+	c, err := allocWeight(len(m.b))
+	if err != nil {
+		return nil, err
+	}
+	copy(c.b, m.b)
+	return c, nil
+}
+
+// again is s, which lies in m, at its place in the clone c.
+func again[T any](s []T, m, c *weightMemory) []T {
+	if len(s) == 0 {
+		return nil
+	}
+	from := uintptr(unsafe.Pointer(&s[0])) - uintptr(unsafe.Pointer(&m.b[0]))
+	return reinterpret[T](c.b[from : from+uintptr(len(s))*unsafe.Sizeof(s[0])])
+}
 
 // free gives the memory back; slices into it must not be used any more.
 func (m *weightMemory) free() {

@@ -15,3 +15,5 @@ func readBytesAVX2(p *byte, n int) uint32
 func fmaPeakAVX2(n int)
 
 func dotPeakVNNI(n int)
+
+func dotPeakAVX2(n int)

@@ -6,9 +6,11 @@ import "github.com/sparserun/sparserun/linalg"
 func readBytes(b []byte) {
 	switch {
 	case len(b) == 0:
+	case linalg.ISA() == linalg.Portable:
+		readBytesPortable(b)
 	case linalg.ISA() == linalg.AVX512:
 		readBytesAVX512(&b[0], len(b))
-	case linalg.ISA() == linalg.AVX2:
+	default:
 		readBytesAVX2(&b[0], len(b))
 	}
 }
@@ -23,14 +25,19 @@ func fmaPeak(n int) float64 {
 		fmaPeakAVX2(max(n, 1))
 		return 2 * 12 * 8
 	}
-	return 0
+	fmaPeakPortable(n)
+	return 2 * 8
 }
 
-// dotPeak runs n rounds of vpdpbusd and returns the operations of one.
+// dotPeak runs n rounds of what multiplies int8 and returns the operations of one.
 func dotPeak(n int) float64 {
-	if !hasVNNI() {
-		return 0
+	switch {
+	case hasVNNI():
+		dotPeakVNNI(max(n, 1))
+		return 2 * 12 * 64
+	case linalg.ISA() != linalg.Portable:
+		dotPeakAVX2(max(n, 1))
+		return 2 * 6 * 32
 	}
-	dotPeakVNNI(max(n, 1))
-	return 2 * 12 * 64
+	return 0
 }

@@ -100,6 +100,16 @@ func (m *tiled) rowBlock() int { return m.block }
 func (m *tiled) form() form    { return m.reads }
 func (m *tiled) free()         { m.mem.free() }
 
+func (m *tiled) clone() (packed, error) {
+	mem, err := m.mem.clone()
+	if err != nil {
+		return nil, err
+	}
+	c := *m
+	c.mem, c.w, c.scale = mem, again(m.w, m.mem, mem), again(m.scale, m.mem, mem)
+	return &c, nil
+}
+
 func (m *tiled) bytes() sparse.Bytes {
 	n := int64(m.blocks()) * int64(m.chunks)
 	return sparse.Bytes{Values: n * int64(m.values), Metadata: n * int64(m.meta), Scales: n*int64(m.scales) + int64(4*len(m.scale))}

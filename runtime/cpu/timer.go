@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"math"
 	"os"
 	goruntime "runtime"
 	"slices"
@@ -49,8 +48,8 @@ var cpuName = sync.OnceValue(func() string {
 type timer struct {
 	mu      sync.Mutex
 	key     string
-	copies  []*Linear
-	batch   int // rows that copies have room for
+	linear  *Linear // in copies enough for a sample
+	batch   int     // rows that it has room for
 	flusher *region
 	sink    atomic.Uint32 // keeps the compiler from leaving reads out
 }
@@ -63,12 +62,12 @@ func (t *timer) clear() {
 	t.flusher = nil
 }
 
-// drop frees the packed copies.
+// drop frees the packed weight.
 func (t *timer) drop() {
-	for _, l := range t.copies {
-		l.Close()
+	if t.linear != nil {
+		t.linear.Close()
 	}
-	t.copies, t.key = nil, ""
+	t.linear, t.key = nil, ""
 }
 
 const (
@@ -116,11 +115,9 @@ func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 		}
 		t.flush(b)
 		n, start := 0, time.Now()
-		for _, l := range t.copies {
-			l.Run(x)
-			if n++; time.Since(start) > timerSample {
-				break
-			}
+		for n < t.linear.Copies() && time.Since(start) <= timerSample {
+			t.linear.Run(x)
+			n++
 		}
 		times = append(times, time.Since(start)/time.Duration(n))
 		// The first round also faults memory in.
@@ -150,16 +147,15 @@ func (t *timer) prepare(b *Backend, k runtime.Kernel, rows, cols int, density fl
 		return nil
 	}
 	t.drop()
-	m := noiseMatrix{rows, cols, density, k.Layout == sparse.LayoutNM24}
 	t.batch = max(batch, timerRows)
-	for n := 1; len(t.copies) < n; {
-		l, err := b.Linear(m, k, timerGroup(k), t.batch)
-		if err != nil {
-			t.drop()
-			return err
-		}
-		t.copies = append(t.copies, l)
-		n = min(timerCopies, int(timerBytes/max(l.Bytes().Total(), 1))+1)
+	l, err := b.Linear(Noise(rows, cols, density, k.Layout == sparse.LayoutNM24), k, timerGroup(k), t.batch)
+	if err != nil {
+		return err
+	}
+	t.linear = l
+	if err := l.Cold(timerBytes, timerCopies); err != nil {
+		t.drop()
+		return err
 	}
 	t.key = key
 	return nil
@@ -200,48 +196,4 @@ func cacheSize() int {
 		}
 	}
 	return min(max(size, least), most)
-}
-
-// noiseMatrix is a random weight that is made row by row when read.
-type noiseMatrix struct {
-	rows, cols int
-	density    float64
-	nm24       bool
-}
-
-func (m noiseMatrix) Dims() (int, int)      { return m.rows, m.cols }
-func (m noiseMatrix) Layout() sparse.Layout { return sparse.LayoutDense }
-func (m noiseMatrix) DType() sparse.DType   { return sparse.F32 }
-func (m noiseMatrix) Bytes() sparse.Bytes {
-	return sparse.Bytes{Values: 4 * int64(m.rows) * int64(m.cols)}
-}
-
-// ReadRows implements sparse.Matrix.
-func (m noiseMatrix) ReadRows(dst []float32, r0 int) error {
-	for i := range dst {
-		n := uint64(r0*m.cols + i)
-		x := noise(n)
-		dst[i] = float32(x) - 0.5
-		if m.nm24 {
-			// One of six pairs of each group.
-			pair := int(noise(n-uint64((i%m.cols)%4))*6) % 6
-			if pairs24[pair]>>((i%m.cols)%4)&1 == 0 {
-				dst[i] = 0
-			}
-		} else if noise(n^0x5555555555) >= m.density {
-			dst[i] = 0
-		}
-	}
-	return nil
-}
-
-// pairs24 are the masks of two of four columns.
-var pairs24 = [6]byte{0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100}
-
-// noise is a number in [0, 1) that looks random (splitmix64, Steele et al. 2014).
-func noise(n uint64) float64 {
-	z := (n + 1) * 0x9e3779b97f4a7c15
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return math.Ldexp(float64((z^z>>31)>>11), -53)
 }

@@ -39,12 +39,6 @@ type request struct {
 	Ms      float64  `json:"ms"`
 }
 
-// weight is a kernel's copies.
-type weight struct {
-	copies []*cpu.Linear
-	next   int
-}
-
 func main() {
 	log.SetFlags(0)
 	if err := linalg.CheckISA(); err != nil {
@@ -56,7 +50,7 @@ func main() {
 }
 
 func serve(in io.Reader, out io.Writer) error {
-	var ws []weight
+	var ws []*cpu.Linear
 	var x []float32
 	enc := json.NewEncoder(out)
 	lines := bufio.NewScanner(in)
@@ -67,10 +61,8 @@ func serve(in io.Reader, out io.Writer) error {
 		}
 		switch r.Cmd {
 		case "open":
-			for _, w := range ws {
-				for _, l := range w.copies {
-					l.Close()
-				}
+			for _, l := range ws {
+				l.Close()
 			}
 			ws = nil
 			rng := rand.New(rand.NewPCG(1, 2))
@@ -81,11 +73,12 @@ func serve(in io.Reader, out io.Writer) error {
 			be := cpu.New(cpu.Threads(r.Threads))
 			var bytes []int64
 			for _, k := range r.Kernels {
-				w, n, err := open(be, r, k, x)
+				l, err := open(be, r, k)
 				if err != nil {
 					return err
 				}
-				ws, bytes = append(ws, w), append(bytes, n)
+				l.Run(x) // touches the memory of its results
+				ws, bytes = append(ws, l), append(bytes, l.Bytes().Total())
 			}
 			if err := enc.Encode(map[string]any{"bytes": bytes, "isa": linalg.ISA().String()}); err != nil {
 				return err
@@ -94,11 +87,9 @@ func serve(in io.Reader, out io.Writer) error {
 			if r.Kernel < 0 || r.Kernel >= len(ws) {
 				return fmt.Errorf("kernelbench: kernel %d of %d", r.Kernel, len(ws))
 			}
-			w := &ws[r.Kernel]
 			n, start := 0, time.Now()
 			for n < 2 || time.Since(start).Seconds()*1e3 < r.Ms {
-				w.copies[w.next%len(w.copies)].Run(x)
-				w.next++
+				ws[r.Kernel].Run(x)
 				n++
 			}
 			if err := enc.Encode(map[string]any{"ns": float64(time.Since(start).Nanoseconds()) / float64(n)}); err != nil {
@@ -111,58 +102,31 @@ func serve(in io.Reader, out io.Writer) error {
 	return lines.Err()
 }
 
-func open(be *cpu.Backend, r request, name string, x []float32) (weight, int64, error) {
+func open(be *cpu.Backend, r request, name string) (*cpu.Linear, error) {
 	f := strings.Split(name, "/")
-	var w weight
 	if len(f) != 3 {
-		return w, 0, fmt.Errorf("kernelbench: %q: want layout/type/sparsity", name)
+		return nil, fmt.Errorf("kernelbench: %q: want layout/type/sparsity", name)
 	}
-	k := runtime.Kernel{Op: model.OpLinear, Act: sparse.F32}
+	k := runtime.Kernel{Op: model.OpLinear}
 	var err error
 	if k.Layout, err = sparse.ParseLayout(f[0]); err != nil {
-		return w, 0, err
+		return nil, err
 	}
 	if k.Weight, err = sparse.ParseDType(f[1]); err != nil {
-		return w, 0, err
+		return nil, err
 	}
 	sparsity, err := strconv.ParseFloat(f[2], 64)
 	if err != nil {
-		return w, 0, fmt.Errorf("kernelbench: %q: %w", name, err)
+		return nil, fmt.Errorf("kernelbench: %q: %w", name, err)
 	}
+	k.Act = runtime.ActType(k.Weight)
 	group := 0
-	if k.Weight.Quantised() {
-		k.Act = sparse.Int8
-	}
 	if k.Weight == sparse.Int4 {
 		group = 64
 	}
-	m := random(r.Rows, r.Cols, sparsity, k.Layout == sparse.LayoutNM24)
-	var bytes int64
-	for held := int64(0); held == 0 || held < int64(r.Cold)<<20; held += bytes {
-		l, err := be.Linear(m, k, group, r.Batch)
-		if err != nil {
-			return w, 0, err
-		}
-		l.Run(x) // touches the memory of its results
-		w.copies = append(w.copies, l)
-		bytes = l.Bytes().Total()
+	l, err := be.Linear(cpu.Noise(r.Rows, r.Cols, 1-sparsity, k.Layout == sparse.LayoutNM24), k, group, r.Batch)
+	if err != nil {
+		return nil, err
 	}
-	return w, bytes, nil
-}
-
-// random is a weight of normal numbers, 2:4 or with a share sparsity of zeros.
-func random(rows, cols int, sparsity float64, nm24 bool) *sparse.Dense {
-	rng := rand.New(rand.NewPCG(3, 4))
-	f := make([]float32, rows*cols)
-	for i := range f {
-		switch {
-		case nm24:
-			if i%2 == 0 {
-				f[i&^1|int(rng.Uint32()&1)] = float32(rng.NormFloat64()) / 64
-			}
-		case sparsity == 0 || rng.Float64() >= sparsity:
-			f[i] = float32(rng.NormFloat64()) / 64
-		}
-	}
-	return sparse.NewDense(rows, cols, f)
+	return l, l.Cold(int64(r.Cold)<<20, 0)
 }

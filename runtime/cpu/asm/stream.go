@@ -13,6 +13,7 @@ func stream() {
 		fmaPeak(s)
 	}
 	dotPeak()
+	dotPeakAVX2()
 }
 
 // readBytes: n is a multiple of 512 and not 0. It prefetches as the kernels do.
@@ -84,6 +85,26 @@ func dotPeak() {
 	Label("dot")
 	for _, a := range acc {
 		VPDPBUSD(x, x, a)
+	}
+	DECQ(n)
+	JNZ(LabelRef("dot"))
+	VZEROUPPER()
+	RET()
+}
+
+// dotPeakAVX2 runs n times 6 independent products of 32 bytes as the int8 kernels
+// need them without VNNI: vpsignb, vpmaddubsw, vpmaddwd, vpaddd.
+func dotPeakAVX2() {
+	TEXT("dotPeakAVX2", NOSPLIT, "func(n int)")
+	n := Load(Param("n"), GP64())
+	acc, x, one := avx2.regs(6), avx2.reg(), ones()
+	avx2.zero(x)
+	for _, a := range acc {
+		avx2.zero(a)
+	}
+	Label("dot")
+	for _, a := range acc {
+		signedDot(x, x, x, one, a)
 	}
 	DECQ(n)
 	JNZ(LabelRef("dot"))
