@@ -52,6 +52,10 @@ type View struct {
 	I32        []int32
 }
 
+// Unwanted reports whether v asks for no result: an output of a Run other than the
+// first may be left out so.
+func (v View) Unwanted() bool { return v.Rows == 0 && v.F32 == nil }
+
 // Backend compiles plans for one kind of hardware.
 type Backend interface {
 	Name() string

@@ -87,7 +87,15 @@ func (s *Session) GenerateTokens(ctx context.Context, prompt []int32, o Generate
 	for _, id := range prompt {
 		sampler.Accept(id)
 	}
-	text := newTextOut(s, o)
+	text := NewTextOut(s.graph.Tokenizer, o.Stop)
+	var all strings.Builder
+	emit := func(piece string) error {
+		all.WriteString(piece)
+		if piece != "" && o.Stream != nil {
+			return o.Stream(piece)
+		}
+		return nil
+	}
 	last := start
 	for len(r.Tokens) < n {
 		id := sampler.Next(logits)
@@ -106,8 +114,8 @@ func (s *Session) GenerateTokens(ctx context.Context, prompt []int32, o Generate
 			r.Finish = "stop"
 			break
 		}
-		stopped, err := text.push(id)
-		if err != nil {
+		piece, stopped := text.Push(id)
+		if err := emit(piece); err != nil {
 			return nil, err
 		}
 		if stopped {
@@ -123,75 +131,8 @@ func (s *Session) GenerateTokens(ctx context.Context, prompt []int32, o Generate
 		}
 	}
 	r.DecodeTime = time.Since(start) - r.PromptTime
-	err = text.flush()
-	r.Text = text.all.String()
+	piece, _ := text.Flush()
+	err = emit(piece)
+	r.Text = all.String()
 	return r, err
-}
-
-// textOut turns tokens into text, holding back what may still become part of a
-// character or of a stop string.
-type textOut struct {
-	dec  *tokenizer.Decoder
-	o    GenerateOptions
-	held string
-	all  strings.Builder
-}
-
-func newTextOut(s *Session, o GenerateOptions) *textOut {
-	t := &textOut{o: o}
-	if s.graph.Tokenizer != nil {
-		t.dec = s.graph.Tokenizer.NewDecoder()
-	}
-	return t
-}
-
-func (t *textOut) push(id int32) (stopped bool, err error) {
-	if t.dec == nil {
-		return false, nil
-	}
-	return t.add(t.dec.Push(id))
-}
-
-func (t *textOut) add(text string) (stopped bool, err error) {
-	t.held += text
-	keep := 0 // bytes at the end that a stop string may begin with
-	for _, stop := range t.o.Stop {
-		if stop == "" {
-			continue
-		}
-		if i := strings.Index(t.held, stop); i >= 0 {
-			t.held = t.held[:i]
-			stopped = true
-		}
-		for k := min(len(stop)-1, len(t.held)); k > keep; k-- {
-			if strings.HasSuffix(t.held, stop[:k]) {
-				keep = k
-			}
-		}
-	}
-	if stopped {
-		keep = 0
-	}
-	return stopped, t.emit(len(t.held) - keep)
-}
-
-func (t *textOut) emit(n int) error {
-	out := t.held[:n]
-	t.held = t.held[n:]
-	t.all.WriteString(out)
-	if out != "" && t.o.Stream != nil {
-		return t.o.Stream(out)
-	}
-	return nil
-}
-
-func (t *textOut) flush() error {
-	if t.dec == nil {
-		return nil
-	}
-	stopped, err := t.add(t.dec.Flush())
-	if err != nil || stopped {
-		return err
-	}
-	return t.emit(len(t.held))
 }

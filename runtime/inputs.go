@@ -147,6 +147,9 @@ func (p *Plan) Check(inputs []Input, in, out []View) (Batch, error) {
 		}
 	}
 	for i, o := range p.Outputs {
+		if i > 0 && out[i].Unwanted() {
+			continue
+		}
 		rows, w := b.Rows, p.Graph.Values[p.Graph.Outputs[i]].Width
 		if p.Buffers[o].Selected {
 			rows = b.Selected

@@ -17,6 +17,7 @@ type Options struct {
 	Select  int           // rows that get logits in one step; default 16
 	Context int           // tokens of KV cache over all sequences; default the model's context, at most 8192
 	KVType  sparse.DType  // F16 (default) or F32 (default with DType F32)
+	Hidden  bool          // a Lockstep of a language model can also give hidden states
 }
 
 // SparseMode says whether sparse forms may be chosen.

@@ -3,9 +3,6 @@ package runtime
 import (
 	"context"
 	"fmt"
-	"time"
-
-	"github.com/sparserun/sparserun/model"
 )
 
 // Sequence is one text in the making: its tokens' keys and values live in pages
@@ -31,7 +28,9 @@ func (q *Sequence) Truncate(n int) {
 	keep := (q.n + q.s.plan.KV.PageTokens - 1) / q.s.plan.KV.PageTokens
 	if keep < len(q.pages) {
 		q.s.mu.Lock()
-		q.s.free = append(q.s.free, q.pages[keep:]...)
+		for _, p := range q.pages[keep:] {
+			q.s.drop(p)
+		}
 		q.s.mu.Unlock()
 		q.pages = q.pages[:keep]
 	}
@@ -43,17 +42,17 @@ func (q *Sequence) grow(n int) error {
 	if n > limit {
 		return fmt.Errorf("runtime: %d tokens, the model's context is %d: %w", n, limit, ErrContext)
 	}
-	need := (n + q.s.plan.KV.PageTokens - 1) / q.s.plan.KV.PageTokens
-	q.s.mu.Lock()
-	defer q.s.mu.Unlock()
-	more := need - len(q.pages)
-	if more > len(q.s.free) {
-		return fmt.Errorf("runtime: %d tokens: %d pages of KV cache wanted, %d free: %w", n, more, len(q.s.free), ErrContext)
+	size := q.s.plan.KV.PageTokens
+	if part := q.n % size; part != 0 && q.s.Holders(q.pages[q.n/size]) > 1 {
+		return fmt.Errorf("runtime: %d tokens into a KV page that others read: %w", part, ErrInput)
 	}
-	for ; more > 0; more-- {
-		last := len(q.s.free) - 1
-		q.pages = append(q.pages, q.s.free[last])
-		q.s.free = q.s.free[:last]
+	more := (n+size-1)/size - len(q.pages)
+	if more <= 0 {
+		return nil
+	}
+	var ok bool
+	if q.pages, ok = q.s.take(q.pages, more); !ok {
+		return fmt.Errorf("runtime: %d tokens: %d pages of KV cache wanted, %d free: %w", n, more, q.s.FreePages(), ErrContext)
 	}
 	return nil
 }
@@ -98,61 +97,26 @@ func (q *Sequence) ExtendAll(ctx context.Context, tokens []int32, f func(i int, 
 // step runs up to MaxRows tokens. The logits of rows from, from+1, ... are handed to
 // f, or those of one row are copied to dst: a decode step allocates nothing.
 func (q *Sequence) step(ctx context.Context, tokens []int32, from int, dst []float32, f func(i int, logits []float32) error) error {
-	if err := q.grow(q.n + len(tokens)); err != nil {
-		return err
-	}
 	s := q.s
 	s.run.Lock()
 	defer s.run.Unlock()
-	if s.closed {
-		return fmt.Errorf("runtime: session: %w", ErrClosed)
-	}
-	in := &s.in
-	for i := range in {
-		in[i] = in[i][:0]
-	}
-	for i, t := range tokens {
-		in[model.InTokens] = append(in[model.InTokens], t)
-		in[model.InPos] = append(in[model.InPos], int32(q.n+i))
-		in[model.InSeq] = append(in[model.InSeq], 0)
-		if i >= from {
-			in[model.InSelect] = append(in[model.InSelect], int32(i))
-		}
-	}
-	in[model.InTables] = append(in[model.InTables], q.pages...)
-	vocab, logits := s.graph.Config.Vocab, len(tokens)-from
-	if cap(s.out) < logits*vocab {
-		s.out = make([]float32, logits*vocab)
-	}
-	out := s.out[:logits*vocab]
-	for i := range in {
-		s.views[i] = View{Rows: len(in[i]), Cols: 1, I32: in[i]}
-	}
-	s.views[model.InTables] = View{Rows: 1, Cols: len(q.pages), I32: in[model.InTables]}
-	s.result[0] = View{Rows: logits, Cols: vocab, F32: out}
-	phase := Prefill
-	if len(tokens) == 1 {
-		phase = Decode
-	}
-	start := time.Now()
-	c := &s.tally
-	clear(c.Ops)
-	c.Tokens, c.Time = [phases]int64{}, [phases]time.Duration{}
-	if err := s.prog.Run(ctx, s.views[:], s.result[:], c); err != nil {
+	l := &s.own
+	l.Reset()
+	logits := len(tokens) - from
+	if err := l.Add(q, tokens, logits); err != nil {
 		return err
 	}
-	c.Tokens[phase] += int64(len(tokens))
-	c.Time[phase] += time.Since(start)
-	q.n += len(tokens)
-	s.mu.Lock()
-	s.counters.Merge(c)
-	s.mu.Unlock()
+	if err := l.run(ctx); err != nil {
+		return err
+	}
 	if f == nil {
-		copy(dst, out)
+		if logits > 0 {
+			copy(dst, l.Logits(0, 0))
+		}
 		return nil
 	}
 	for i := range logits {
-		if err := f(from+i, out[i*vocab:(i+1)*vocab]); err != nil {
+		if err := f(from+i, l.Logits(0, i)); err != nil {
 			return err
 		}
 	}

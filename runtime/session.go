@@ -48,19 +48,17 @@ type Session struct {
 	plan    *Plan
 	tensors *TensorPlan // of a tensor graph; nil elsewhere
 	choices []*Choice
+	norm    *finalNorm // with Options.Hidden; nil elsewhere
 
 	run    sync.Mutex // one step at a time; guards prog, batch, closed
 	prog   Program
-	in     [5][]int32 // reused input arrays of a language model
-	out    []float32
-	views  [5]View
-	result [1]View
-	tally  Counters // of the step at hand
+	own    Lockstep // of sequences that go alone
 	closed bool
 
 	mu       sync.Mutex // guards what follows
 	counters Counters
-	free     []int32 // KV pages that no sequence holds
+	free     []int32 // KV pages that nobody holds
+	holders  []int32 // by KV page
 }
 
 // New plans g, compiles it on b and returns a Session. The graph may be closed
@@ -86,6 +84,13 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	if g.Tensors() {
 		return newTensors(g, b, c.Options, pl)
 	}
+	var norm *finalNorm
+	if c.Hidden {
+		var err error
+		if g, norm, err = withHidden(g); err != nil {
+			return nil, err
+		}
+	}
 	plan, err := newPlan(g, c.Options, pl.choose)
 	if err != nil {
 		return nil, err
@@ -97,7 +102,8 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{graph: g, plan: plan, prog: prog, choices: pl.order}
+	s := &Session{graph: g, plan: plan, prog: prog, choices: pl.order, norm: norm, holders: make([]int32, plan.KV.Pages)}
+	s.own.s = s
 	for i, st := range plan.Steps {
 		if st.Choice != nil && st.Choice.Bytes == 0 {
 			st.Choice.Packed = prog.Bytes(i)
