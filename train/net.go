@@ -21,6 +21,7 @@ type Param struct {
 
 	mask   *sparse.Mask
 	drop   []int32 // positions that the mask drops
+	ties   *ties   // nil: every weight for itself
 	weight *model.Weight
 }
 
@@ -221,9 +222,17 @@ func (n *Net) Forward(b *Batch, training bool) ([]float32, error) {
 func (n *Net) Width() int { return n.graph.Values[n.out].Width }
 
 // Gradients computes the loss of a batch and the gradients of all parameters, masked ones
-// included, which it leaves in Param.Grad.
-func (n *Net) Gradients(b *Batch, loss Loss) (LossValue, error) {
-	out, err := n.Forward(b, true)
+// included, which it leaves in Param.Grad. Weights that Tie made one have one gradient, the sum.
+func (n *Net) Gradients(b *Batch, loss Loss) (LossValue, error) { return n.gradients(b, loss, true) }
+
+// InferenceGradients is Gradients of the network as it is in inference: batch norms use, and leave as
+// they are, their running statistics, so that every sample has a gradient of its own.
+func (n *Net) InferenceGradients(b *Batch, loss Loss) (LossValue, error) {
+	return n.gradients(b, loss, false)
+}
+
+func (n *Net) gradients(b *Batch, loss Loss, training bool) (LossValue, error) {
+	out, err := n.Forward(b, training)
 	if err != nil {
 		return LossValue{}, err
 	}
@@ -234,6 +243,9 @@ func (n *Net) Gradients(b *Batch, loss Loss) (LossValue, error) {
 	v := loss.value(n.pool, out, n.Width(), b, n.s.gradFor(n.out))
 	for i := len(n.layers) - 1; i >= 0; i-- {
 		n.layers[i].backward(&n.s)
+	}
+	for _, p := range n.Params {
+		p.ties.gather(p.Grad)
 	}
 	return v, nil
 }
