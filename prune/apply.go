@@ -3,10 +3,8 @@ package prune
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	goruntime "runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -347,43 +345,4 @@ func squares(w []float32) float64 {
 		s += float64(float64(x) * float64(x))
 	}
 	return s
-}
-
-// recipe fills the report's recipe.
-func (r *run) recipe(m Method) {
-	kv := r.rep.Recipe
-	kv["prune.method"] = m.Name()
-	kv["prune.pattern"] = r.rep.Pattern
-	kv["prune.version"] = strconv.Itoa(Version)
-	kv["prune.sparsity"] = strconv.FormatFloat(r.rep.Sparsity, 'g', 8, 64)
-	if s := r.o.Store; s.DType.Quantised() {
-		kv["prune.quant"] = fmt.Sprintf("%v group %d asymmetric %v nearest %v", s.DType, s.Group, s.Asymmetric, s.Nearest)
-	}
-	if r.o.Permute {
-		kv["prune.permute"] = "mlp and value channels"
-	}
-	if r.o.KeepZeros {
-		kv["prune.keep_zeros"] = "true"
-	}
-	if r.o.SourceSHA256 != "" {
-		kv["prune.source_sha256"] = r.o.SourceSHA256
-	}
-	if c := r.rep.Calibration; c != nil {
-		kv["prune.calibration.sha256"] = c.SHA256
-		kv["prune.calibration.windows"] = strconv.Itoa(c.Windows)
-		kv["prune.calibration.window"] = strconv.Itoa(c.Window)
-	}
-	m.recipe(kv)
-	if r.o.Allocate != nil {
-		r.o.Allocate.recipe(kv)
-	}
-	all := sha256.New()
-	for i, w := range r.targets {
-		if p := r.patterns[i]; p != nil {
-			kv[levelKey+w.Name] = p.String()
-		}
-		kv["prune.mask."+w.Name] = hex.EncodeToString(r.sums[i][:8])
-		all.Write(r.sums[i][:])
-	}
-	kv["prune.masks_sha256"] = hex.EncodeToString(all.Sum(nil))
 }

@@ -89,3 +89,27 @@ func (r *run) need(m calibrated) int64 {
 	}
 	return peak
 }
+
+// admitShrink is admit for structured pruning, which runs two streams as Best
+// does, and for ScoreTaylor needs the model in float32 with its gradients first.
+func (s *shrink) admitShrink() error {
+	need := s.need(Best{Calib: s.m.Calib})
+	if s.m.score() == ScoreTaylor {
+		window := int64(s.rep.Calibration.Window)
+		var net int64
+		for _, w := range s.g.Weights {
+			rows, cols := w.Data.Dims()
+			net += 2 * 4 * int64(rows) * int64(cols)
+		}
+		for _, v := range s.g.Values {
+			net += 2 * 4 * window * int64(v.Width)
+		}
+		need = max(need, net)
+	}
+	s.rep.PeakBytes = need
+	if limit := s.o.MaxMemory; limit > 0 && need > limit {
+		return fmt.Errorf("prune: structured needs %d MB for %d calibration tokens, %d MB are allowed: take fewer windows or allow more: %w",
+			need>>20, s.rep.Calibration.Tokens, limit>>20, ErrMemory)
+	}
+	return nil
+}

@@ -3,7 +3,6 @@ package prune
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,10 +15,7 @@ import (
 // query heads that read them, MLP channels, layers. What is left is an ordinary,
 // smaller dense model.
 //
-// Heads and channels go by what they add to the output of o_proj or down_proj on
-// the calibration data: the energy of their columns times their inputs,
-// tr(W_j H_jj W_j^T). Layers go by how little they turn the residual stream: the
-// mean of 1 - cos(in, out) over tokens (block influence, Men et al. 2024).
+// What goes is what scores lowest, see PartScore.
 //
 // Unless NoRepair, all that is left is fitted again as Best does it: towards the
 // dense model's outputs from the inputs it really gets, by least squares.
@@ -30,12 +26,14 @@ type Structured struct {
 	Layers   int     // how many layers to remove
 	RoundTo  int     // the MLP width stays a multiple of it; 0: 8
 	NoRepair bool
-	Damping  float64 // ridge of the fit, times the mean diagonal; 0: 0.01
+	Damping  float64   // ridge of the fit, times the mean diagonal; 0: 0.01
+	Score    PartScore // "": ScoreActivation
+	Seed     uint64    // of ScoreRandom
 }
 
 // Shrink returns a smaller graph; g itself, whose weights that are not touched it
 // shares, stays as it is and must outlive it. Of Options it heeds Threads,
-// Store.DType, Progress, Log and SourceSHA256.
+// Store.DType, Progress, Log, MaxMemory and SourceSHA256.
 func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*model.Graph, *Report, error) {
 	start := time.Now()
 	if err := m.check(g); err != nil {
@@ -63,6 +61,10 @@ func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*mode
 	kv := rep.Recipe
 	kv["prune.method"], kv["prune.version"], kv["prune.structure"] = "structured", strconv.Itoa(Version), m.String()
 	kv["prune.calibration.sha256"] = rep.Calibration.SHA256
+	kv["prune.score"] = string(m.score())
+	if m.score() == ScoreRandom {
+		kv["prune.seed"] = strconv.FormatUint(m.Seed, 10)
+	}
 	if o.SourceSHA256 != "" {
 		kv["prune.source_sha256"] = o.SourceSHA256
 	}
@@ -84,6 +86,11 @@ func (m Structured) check(g *model.Graph) error {
 		return fmt.Errorf("prune: structured pruning needs a language model: %w", ErrCalib)
 	}
 	ok := m.Heads >= 0 && m.Heads < 1 && m.Channels >= 0 && m.Channels < 1 && m.Layers >= 0 && m.Layers < g.Config.Layers && m.Damping >= 0 && m.RoundTo >= 0
+	switch m.score() {
+	case ScoreActivation, ScoreTaylor, ScoreRandom:
+	default:
+		return fmt.Errorf("prune: structured score %q: want %s, %s or %s: %w", m.Score, ScoreActivation, ScoreTaylor, ScoreRandom, ErrMethod)
+	}
 	if !ok || m.Heads == 0 && m.Channels == 0 && m.Layers == 0 {
 		return fmt.Errorf("prune: structured %v of %d layers: want fractions of at least 0 and below 1, and something to remove: %w", m, g.Config.Layers, ErrMethod)
 	}
@@ -93,8 +100,9 @@ func (m Structured) check(g *model.Graph) error {
 // shrink is the state of a Shrink.
 type shrink struct {
 	run
-	m    Structured
-	kept []int // layers
+	m      Structured
+	taylor []partScores // per layer, for ScoreTaylor
+	kept   []int        // layers
 	// What stays of each layer, and its new weights by their old names.
 	heads, channels [][]int
 	weights         map[string]cut
@@ -134,6 +142,14 @@ func (s *shrink) all() error {
 	dense, _, err := s.openFlow(s.m.Calib)
 	if err != nil {
 		return err
+	}
+	if err := s.admitShrink(); err != nil {
+		return err
+	}
+	if s.m.score() == ScoreTaylor {
+		if s.taylor, err = s.taylorScores(len(layers)); err != nil {
+			return err
+		}
 	}
 	gone, err := s.leastInfluence(layers)
 	if err != nil {
@@ -175,55 +191,6 @@ func (s *shrink) all() error {
 		}
 	}
 	return nil
-}
-
-// leastInfluence marks the layers to remove.
-func (s *shrink) leastInfluence(layers []span) ([]bool, error) {
-	gone := make([]bool, len(layers))
-	if s.m.Layers == 0 {
-		return gone, nil
-	}
-	f, _, err := s.openFlow(s.m.Calib)
-	if err != nil {
-		return nil, err
-	}
-	score := make([]float64, len(layers))
-	for b, l := range layers {
-		in := f.live[liveAt(s.g, l.lo)[0]]
-		if err := f.advance(s.ctx, l.hi); err != nil {
-			return nil, err
-		}
-		f.x.drop(f.nodes(l))
-		out := f.live[liveAt(s.g, l.hi)[0]]
-		width := s.g.Config.Hidden
-		for t := 0; t < len(in); t += width {
-			var xy, xx, yy float64
-			for i, x := range in[t : t+width] {
-				y := float64(out[t+i])
-				xy, xx, yy = xy+float64(x)*y, xx+float64(x)*float64(x), yy+y*y
-			}
-			if xx > 0 && yy > 0 {
-				score[b] += 1 - xy/math.Sqrt(xx*yy)
-			}
-		}
-	}
-	order := make([]int, len(layers))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch {
-		case score[a] < score[b]:
-			return -1
-		case score[a] > score[b]:
-			return 1
-		}
-		return 0
-	})
-	for _, b := range order[:s.m.Layers] {
-		gone[b] = true
-	}
-	return gone, nil
 }
 
 // layer chooses and fits one layer, input by input.
@@ -271,7 +238,7 @@ func (s *shrink) layer(b int, p part, dense, pruned *flow) error {
 	}
 	wide := heads / kv * cfg.HeadDim // columns of o_proj per KV head
 	keep := keepCount(kv, s.m.Heads, 1)
-	s.heads[b] = s.choose(a, pruned.x.weights[p.o.Weight], wide, keep)
+	s.heads[b] = s.choose(b, true, a, pruned.x.weights[p.o.Weight], wide, keep)
 	if err := s.fit(a, p.o, pruned, expand(s.heads[b], wide)); err != nil {
 		return err
 	}
@@ -285,7 +252,7 @@ func (s *shrink) layer(b int, p part, dense, pruned *flow) error {
 	if round == 0 {
 		round = 8
 	}
-	s.channels[b] = s.choose(a, pruned.x.weights[p.down.Weight], 1, keepCount(ffn, s.m.Channels, round))
+	s.channels[b] = s.choose(b, false, a, pruned.x.weights[p.down.Weight], 1, keepCount(ffn, s.m.Channels, round))
 	if err := s.fit(a, p.down, pruned, s.channels[b]); err != nil {
 		return err
 	}
@@ -329,37 +296,6 @@ func keepCount(n int, remove float64, round int) int {
 		k = (k + round - 1) / round * round
 	}
 	return max(1, min(n, k))
-}
-
-// choose keeps the column sets of width wide that add most to the output.
-func (s *shrink) choose(a *aim, w []float32, wide, keep int) []int {
-	d := a.gram.d
-	n := d / wide
-	score, order := make([]float64, n), make([]int, n)
-	a.pool.Run(n, func(j int) {
-		order[j] = j
-		for r := 0; r < len(w); r += d {
-			for c := j * wide; c < (j+1)*wide; c++ {
-				var y float64
-				for k := j * wide; k < (j+1)*wide; k++ {
-					y += float64(w[r+k]) * float64(a.gram.h[c*d+k])
-				}
-				score[j] += y * float64(w[r+c])
-			}
-		}
-	})
-	slices.SortStableFunc(order, func(x, y int) int {
-		switch {
-		case score[x] > score[y]:
-			return -1
-		case score[x] < score[y]:
-			return 1
-		}
-		return 0
-	})
-	out := slices.Clone(order[:keep])
-	slices.Sort(out)
-	return out
 }
 
 // fit zeroes the columns of n's matrix that go and fits those that stay.

@@ -1,11 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"io"
-	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -29,17 +24,19 @@ type pruneCmd struct {
 	Exclude  []string `help:"Do not prune weights whose name matches." sep:"none"`
 	Seed     uint64   `default:"0" help:"Of random choices."`
 	KeepZero bool     `name:"keep-zeros" help:"Weights that are zero already stay zero and count."`
-	Format   string   `enum:"compressed,dense" default:"compressed" help:"compressed: zeros are not stored; dense: plain tensors with zeros."`
+	Format   string   `enum:"compressed,dense" default:"compressed" help:"compressed: zeros are not stored; dense: plain tensors with zeros (with --quant: dense codes)."`
 	DType    string   `name:"dtype" enum:"f32,f16,bf16" default:"f16" help:"Type of the stored weights: f32, f16, bf16."`
 	Quant    string   `enum:"int8,int4," default:"" help:"Quantise what is kept: int8 (a scale per row), int4 (a scale per --group columns)."`
 	Group    int      `default:"32" help:"Columns per scale of int4: 32 keeps 2:4 + int4 at 3.5 bits a weight."`
 	Asym     bool     `name:"asymmetric" help:"Scales of int8 and int4 get a zero point."`
 	Nearest  bool     `help:"Round every weight by itself, not jointly with pruning."`
+	Embed    string   `name:"quant-embed" enum:"int8," default:"" help:"Quantise embedding and head too: int8 (a scale per row)."`
 	Allocate string   `enum:"owl,sensitivity," default:"" help:"Give blocks their own sparsities: owl or sensitivity (calibrated methods, --sparsity)."`
 	Permute  bool     `help:"Reorder MLP and value channels ahead of an N:M pattern; the model computes the same."`
 	Heads    float64  `help:"Remove this fraction of every layer's KV heads with their query heads (structured)."`
 	Channels float64  `help:"Remove this fraction of every layer's MLP channels (structured)."`
 	Layers   int      `help:"Remove this many layers (structured)."`
+	Score    string   `enum:"activation,taylor,random" default:"activation" help:"What structured pruning goes by: activation (energy that a part adds), taylor (|sum of weight x gradient|), random (a control)."`
 	NoRepair bool     `help:"Structured: do not fit what is left."`
 	Memory   string   `name:"max-memory" default:"" help:"Most bytes that calibration may use, e.g. 2GiB (default: half the machine)."`
 	calibFlags
@@ -55,15 +52,18 @@ Examples:
   sparserun prune model.gguf -o out.safetensors --pattern 2:4
   sparserun prune model.gguf -o out.safetensors --method sparsegpt --pattern 2:4 --calib text.txt
   sparserun prune model.gguf -o out.safetensors --method best --pattern 2:4 --quant int4 --calib text.txt --journal work/
-  sparserun prune model.gguf -o out.safetensors --channels 0.25 --layers 2 --calib text.txt
+  sparserun prune model.gguf -o out.safetensors --method best --pattern 2:4 --quant int4 --quant-embed int8 --calib text.txt
+  sparserun prune model.gguf -o out.safetensors --channels 0.25 --layers 2 --score taylor --calib text.txt
   sparserun prune model/ -o out/ --sparsity 0.5 --scope global --exclude '*.down_proj.weight'`
 }
 
 type pruneJSON struct {
 	*prune.Report
-	Output   string    `json:"output"`
-	FileSize int64     `json:"file_bytes"`
-	Gate     *gateJSON `json:"gate,omitempty"`
+	usage
+	Sizes    *sizesJSON `json:"sizes,omitempty"`
+	Output   string     `json:"output"`
+	FileSize int64      `json:"file_bytes"`
+	Gate     *gateJSON  `json:"gate,omitempty"`
 }
 
 func (c *pruneCmd) structured() bool { return c.Heads != 0 || c.Channels != 0 || c.Layers != 0 }
@@ -100,6 +100,9 @@ func (c *pruneCmd) Run(g *globals) error {
 	if err := c.gateFlags.check(); err != nil {
 		return err
 	}
+	if c.Quant == "int8" && c.Asym && c.Format != "dense" {
+		return usagef("--asymmetric: sparse int8 files have no zero points: want --format dense, or --quant int4")
+	}
 	t, err := sparse.ParseDType(c.DType)
 	if err != nil {
 		return usageError{err}
@@ -123,22 +126,28 @@ func (c *pruneCmd) Run(g *globals) error {
 			return err
 		}
 	}
+	source := gr.WeightBytes().Total()
+	use := startUsage()
 	gr, rep, err := c.prune(g, gr, p, o)
 	if err != nil {
 		return err
 	}
-	var gate *gateJSON
-	if c.MaxLoss > 0 {
-		if gate, err = c.pass(g, gr, before); err != nil {
+	if c.Embed != "" {
+		if err := quantiseEmbedding(g, gr, rep); err != nil {
 			return err
 		}
 	}
-	meta := maps.Clone(rep.Recipe)
-	meta["sparserun.version"] = Version
-	so := loader.SaveOptions{Meta: meta, DType: t}
-	if c.Format == "dense" {
+	out := pruneJSON{Report: rep, usage: use.stop(), Output: c.Output}
+	if c.MaxLoss > 0 {
+		if out.Gate, err = c.pass(g, gr, before); err != nil {
+			return err
+		}
+	}
+	so := loader.SaveOptions{Meta: provenance(rep), DType: t}
+	if c.Format == "dense" && c.Quant == "" { // a dense quantised matrix keeps its codes
 		so.Format = loader.FormatDense
 	}
+	out.Sizes = sizesOf(gr, rep, source, so)
 	if err := loader.SaveContext(g.ctx, gr, c.Output, so); err != nil {
 		return err
 	}
@@ -147,18 +156,10 @@ func (c *pruneCmd) Run(g *globals) error {
 			g.logf("%v", err)
 		}
 	}
-	n, err := diskBytes(c.Output)
-	if err != nil {
+	if out.FileSize, err = diskBytes(c.Output); err != nil {
 		return err
 	}
-	return g.print(pruneJSON{rep, c.Output, n, gate}, func(w io.Writer) {
-		fmt.Fprintln(w, rep)
-		if rep.Calibration != nil {
-			fmt.Fprintf(w, "calibrated on %d windows of %d tokens; working memory %s\n", rep.Calibration.Windows, rep.Calibration.Window, size(rep.PeakBytes))
-		}
-		fmt.Fprintf(w, "pruned matrices: %s, %.4f of their fp16 size; file %s: %s\n",
-			size(rep.After.Pruned), float64(rep.After.Pruned)/float64(rep.After.F16), c.Output, size(n))
-	})
+	return g.print(out, out.text)
 }
 
 // options are what the flags say of how a run works.
@@ -196,7 +197,7 @@ func (c *pruneCmd) prune(g *globals, gr *model.Graph, p prune.Pattern, o prune.O
 		bar := g.progress(len(gr.Linears()), "pruning")
 		defer bar.done()
 		o.Progress = func(done, _ int, l prune.LayerReport) { bar.set(done, l.Name) }
-		return prune.Shrink(g.ctx, gr, prune.Structured{Calib: calib, Heads: c.Heads, Channels: c.Channels, Layers: c.Layers, NoRepair: c.NoRepair, Damping: c.Damping}, o)
+		return prune.Shrink(g.ctx, gr, prune.Structured{Calib: calib, Heads: c.Heads, Channels: c.Channels, Layers: c.Layers, NoRepair: c.NoRepair, Damping: c.Damping, Score: prune.PartScore(c.Score), Seed: c.Seed}, o)
 	}
 	m, err := c.method(gr, c.Method, c.Seed)
 	if err != nil {
@@ -245,23 +246,6 @@ func memoryLimit(s string) (int64, error) {
 		return 0, usagef("--max-memory: want a size such as 2GiB, got %q", s)
 	}
 	return int64(x * float64(unit)), nil
-}
-
-// sourceSHA256 hashes a model file; a folder has none of its own.
-func sourceSHA256(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || st.IsDir() {
-		return "", err
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // diskBytes is the size of a file, or of the weight files in a folder.

@@ -1,26 +1,18 @@
 package main
 
 import (
-	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"math"
 	"os"
 	"path/filepath"
-	"strconv"
-	"time"
-
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/plotutil"
-	"gonum.org/v1/plot/vg"
+	"slices"
+	"strings"
 
 	"github.com/sparserun/sparserun/loader"
+	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/prune"
-	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
-	"github.com/sparserun/sparserun/tokenizer"
 )
 
 // sweepCmd prunes one model in many ways and compares quality, size and speed.
@@ -30,166 +22,194 @@ type sweepCmd struct {
 	Text    string   `required:"" help:"Text that perplexity is measured on." placeholder:"FILE"`
 	Window  int      `default:"512" help:"Tokens of a window."`
 	Windows int      `default:"40" help:"Number of windows."`
-	Methods []string `default:"random,magnitude,wanda,sparsegpt,best" help:"Methods; see prune --help."`
+	Methods []string `help:"Methods, each at every level (default random, magnitude, wanda, sparsegpt, best, unless --cells are given); see prune --help." placeholder:"M,..."`
 	Levels  []string `default:"0.5,2:4" help:"Sparsities (0.5) and patterns (2:4)."`
+	Cells   []string `help:"Single cells: METHOD@LEVEL, where METHOD may go on with +resolve, +owl, +sensitivity, +permute, +int8, +int4 (groups of 32), +embed8." placeholder:"M@L,..."`
 	Seed    uint64   `default:"0" help:"Of random pruning."`
-	Out     string   `help:"Folder for sweep.md, sweep.csv, sweep.json and sweep.png." placeholder:"DIR"`
-	Speed   bool     `help:"Also time prefill (256 tokens) and decode (32 tokens)."`
+	Out     string   `help:"Folder for sweep.md, sweep.csv, sweep.json, sweep.png and a journal of finished cells: a sweep that was interrupted goes on." placeholder:"DIR"`
+	Keep    bool     `help:"Keep the pruned models in --out, so that --speed can be measured later; --speed does by itself."`
+	speedFlags
 	calibFlags
 }
 
 // Help is shown by --help below the flags' head.
 func (*sweepCmd) Help() string {
-	return `Every method at every level starts from the model as it is; the first row is the model itself.
+	return `Every cell starts from the model as it is; the first row is the model itself. With --out
+a finished cell is kept and taken from there the next time, if model, texts and options are
+the same; inside a cell pruning resumes after the last finished block. Speeds want a quiet
+machine, the rest does not: run a long sweep with --keep, then again with --speed.
 
 Examples:
   sparserun sweep model.gguf --text test.txt --calib valid.txt
-  sparserun sweep model.gguf --text test.txt --calib valid.txt --methods wanda,best --levels 0.5,0.7,2:4 --speed --out sweep/`
-}
-
-type sweepRow struct {
-	Method     string  `json:"method"`
-	Level      string  `json:"level"`
-	Sparsity   float64 `json:"sparsity"`
-	Perplexity float64 `json:"perplexity"`
-	Bytes      int64   `json:"weight_bytes"` // as it runs
-	Pruned     int64   `json:"pruned_bytes"` // of the layers that were pruned, as stored
-	F16        int64   `json:"f16_bytes"`    // those layers, dense in 16 bits
-	Seconds    float64 `json:"prune_seconds"`
-	Peak       int64   `json:"prune_peak_bytes,omitempty"`
-	Prefill    float64 `json:"prefill_tokens_per_s,omitempty"`
-	Decode     float64 `json:"decode_tokens_per_s,omitempty"`
-}
-
-type sweepJSON struct {
-	Model       string             `json:"model"`
-	DType       string             `json:"dtype"`
-	Text        string             `json:"text"`
-	Window      int                `json:"window"`
-	Windows     int                `json:"windows"`
-	Calibration *prune.Calibration `json:"calibration,omitempty"`
-	Rows        []sweepRow         `json:"rows"`
+  sparserun sweep model.gguf --text test.txt --calib valid.txt --methods wanda,best --levels 0.5,0.7,2:4 --out sweep/ --keep
+  sparserun sweep model.gguf --text test.txt --calib valid.txt --cells best@2:4,best+int4@2:4,sparsegpt+owl@0.7 --out sweep/ --keep --speed`
 }
 
 func (c *sweepCmd) Run(g *globals) error {
-	text, err := readText(c.Text)
+	cells, err := c.cells()
 	if err != nil {
 		return err
 	}
-	var patterns []prune.Pattern
-	for _, l := range c.Levels {
-		p, err := prune.ParsePattern(l)
-		if err != nil {
-			return usageError{err}
-		}
-		patterns = append(patterns, p)
-	}
-	b, err := c.backend(g)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	out := sweepJSON{Model: c.Model, DType: c.DType, Text: c.Text, Window: c.Window, Windows: c.Windows}
-	bar := g.progress(1+len(c.Methods)*len(patterns), "sweep")
-	defer bar.done()
-	row, _, err := c.one(g, b, text, "dense", nil)
-	if err != nil {
-		return err
-	}
-	out.Rows = append(out.Rows, row)
-	for i, name := range c.Methods {
-		for j, p := range patterns {
-			bar.set(i*len(patterns)+j+1, name+" "+p.String())
-			row, calib, err := c.one(g, b, text, name, p)
+	if c.Speed {
+		c.Keep = true
+		if c.Out == "" {
+			dir, err := os.MkdirTemp("", "sparserun-sweep-")
 			if err != nil {
-				return fmt.Errorf("%s %s: %w", name, p, err)
+				return err
 			}
-			if calib != nil {
-				out.Calibration = calib
-			}
-			out.Rows = append(out.Rows, row)
-			g.logf("%-12s %-6s perplexity %.2f, %.0f s", name, p, row.Perplexity, row.Seconds)
+			defer os.RemoveAll(dir)
+			c.Out = dir
 		}
 	}
-	if c.Out != "" {
-		if err := out.save(c.Out); err != nil {
+	if c.Keep && c.Out == "" {
+		return usagef("--keep needs --out DIR")
+	}
+	if c.Journal != "" {
+		return usagef("--journal: a sweep keeps its own in --out DIR")
+	}
+	s := &sweep{cmd: c, g: g, out: sweepJSON{Model: c.Model, DType: c.DType, Text: c.Text, Window: c.Window, Windows: c.Windows}}
+	if s.text, err = readText(c.Text); err != nil {
+		return err
+	}
+	if s.source, err = sourceSHA256(c.Model); err != nil {
+		return err
+	}
+	if s.backend, err = c.backend(g); err != nil {
+		return err
+	}
+	defer s.backend.Close()
+	bar := g.progress(len(cells), "sweep")
+	defer bar.done()
+	for i, x := range cells {
+		bar.set(i, x.String())
+		row, err := s.row(x)
+		if err != nil {
+			return fmt.Errorf("%s: %w", x, err)
+		}
+		s.out.Rows = append(s.out.Rows, row)
+	}
+	if c.Speed {
+		if err := s.speeds(cells); err != nil {
 			return err
 		}
 	}
-	return g.print(out, out.markdown)
+	if c.Out != "" {
+		if err := s.out.save(c.Out); err != nil {
+			return err
+		}
+	}
+	return g.print(s.out, s.out.markdown)
 }
 
-// one prunes a fresh copy of the model (p nil: not at all) and measures it.
-func (c *sweepCmd) one(g *globals, b runtime.Backend, text, name string, p prune.Pattern) (row sweepRow, calib *prune.Calibration, err error) {
-	row = sweepRow{Method: name, Level: "-"}
-	gr, err := loader.Open(c.Model, c.loadOptions()...)
-	if err != nil {
-		return row, nil, err
+// cells lists what is asked for, the dense model first.
+func (c *sweepCmd) cells() ([]cell, error) {
+	out := []cell{{base: dense}}
+	methods := c.Methods
+	if len(methods) == 0 && len(c.Cells) == 0 {
+		methods = []string{"random", "magnitude", "wanda", "sparsegpt", "best"}
 	}
-	defer gr.Close()
-	if p != nil {
-		m, err := c.method(gr, name, c.Seed)
+	var names []string
+	for _, m := range methods {
+		for _, l := range c.Levels {
+			names = append(names, m+"@"+l)
+		}
+	}
+	for _, name := range append(names, c.Cells...) {
+		x, err := parseCell(name)
 		if err != nil {
-			return row, nil, err
+			return nil, err
 		}
-		rep, err := prune.Run(g.ctx, gr, m, p, prune.Options{Store: prune.Store{DType: sparse.F16}, Threads: g.Threads})
-		if err != nil {
-			return row, nil, err
+		if !slices.ContainsFunc(out, func(y cell) bool { return y.String() == x.String() }) {
+			out = append(out, x)
 		}
-		row.Level, row.Sparsity, row.Seconds, row.Peak = p.String(), rep.Sparsity, rep.Seconds, rep.PeakBytes
-		row.Pruned, row.F16 = rep.After.Pruned, rep.After.F16
-		calib = rep.Calibration
 	}
-	s, err := c.compile(gr, b, c.Sparse, func(o *runtime.Options) {
-		o.Select = 256
-		if o.Context == 0 {
-			o.Context = max(c.Window, 512)
-		}
-	})
-	if err != nil {
-		return row, nil, err
-	}
-	defer s.Close()
-	row.Bytes = s.Counters().Memory.Weights.Total()
-	if gr.Tokenizer == nil {
-		return row, nil, fmt.Errorf("%s: no tokenizer in the file", c.Model)
-	}
-	ids := gr.Tokenizer.Encode(text, tokenizer.EncodeOptions{BOS: tokenizer.Never, EOS: tokenizer.Never})
-	ppl, err := s.Perplexity(g.ctx, ids, c.Window, c.Windows, nil)
-	if err != nil {
-		return row, nil, err
-	}
-	row.Perplexity = ppl.PPL
-	if c.Speed {
-		s.ResetCounters()
-		if _, err := s.GenerateTokens(g.ctx, ids[:min(256, len(ids))], runtime.GenerateOptions{MaxTokens: 33, IgnoreEOS: true}); err != nil {
-			return row, nil, err
-		}
-		cnt := s.Counters()
-		row.Prefill, row.Decode = cnt.TokensPerSecond(runtime.Prefill), cnt.TokensPerSecond(runtime.Decode)
-	}
-	return row, calib, nil
+	return out, nil
 }
 
-func (o *sweepJSON) markdown(w io.Writer) {
-	fmt.Fprintf(w, "%s in %s; perplexity on the first %d windows of %d tokens of %s", o.Model, o.DType, o.Windows, o.Window, filepath.Base(o.Text))
-	if c := o.Calibration; c != nil {
-		fmt.Fprintf(w, "; calibrated on %d x %d tokens (ids SHA-256 %.12s...)", c.Windows, c.Window, c.SHA256)
+// dense is the method of cells that prune nothing.
+const dense = "dense"
+
+// cell is one way to prune: METHOD[+OPTION...]@LEVEL.
+type cell struct {
+	base    string   // method, with +resolve if asked for
+	options []string // owl, sensitivity, permute, int8, int4, embed8
+	pattern prune.Pattern
+}
+
+func (x cell) method() string { return strings.Join(append([]string{x.base}, x.options...), "+") }
+
+func (x cell) level() string {
+	if x.pattern == nil {
+		return "-"
 	}
-	fmt.Fprint(w, ". Sparsity and bits count the pruned layers only.\n\n")
-	t := table{}
-	t.add("method", "level", "sparsity", "perplexity", "bits/weight stored", "weights as run", "prune s", "prefill tokens/s", "decode tokens/s")
-	for _, r := range o.Rows {
-		bits, speed := "16", [2]string{"-", "-"}
-		if r.F16 > 0 {
-			bits = fmt.Sprintf("%.2f", 16*float64(r.Pruned)/float64(r.F16))
+	return x.pattern.String()
+}
+
+func (x cell) String() string { return x.method() + "@" + x.level() }
+
+func (x cell) has(option string) bool { return slices.Contains(x.options, option) }
+
+// file is the cell's name where names of files are wanted.
+func (x cell) file() string {
+	return strings.NewReplacer(":", "of", "/", "_", "@-", "").Replace(x.String())
+}
+
+var cellOptions = []string{"owl", "sensitivity", "permute", "int8", "int4", "embed8"}
+
+func parseCell(s string) (x cell, err error) {
+	method, level, ok := strings.Cut(s, "@")
+	parts := strings.Split(method, "+")
+	x.base = parts[0]
+	for _, p := range parts[1:] {
+		switch {
+		case p == "resolve":
+			x.base += "+resolve"
+		case slices.Contains(cellOptions, p) && !x.has(p):
+			x.options = append(x.options, p)
+		default:
+			return x, usagef("%s: %q: want options of resolve, %s", s, p, strings.Join(cellOptions, ", "))
 		}
-		if r.Decode > 0 {
-			speed = [2]string{fmt.Sprintf("%.0f", r.Prefill), fmt.Sprintf("%.1f", r.Decode)}
-		}
-		t.add(r.Method, r.Level, percent(r.Sparsity), fmt.Sprintf("%.2f", r.Perplexity), bits, size(r.Bytes), fmt.Sprintf("%.0f", r.Seconds), speed[0], speed[1])
 	}
-	t.write(w)
+	if x.base == dense {
+		if ok && level != "-" || len(x.options) > 0 && !x.has("int8") && !x.has("int4") && !x.has("embed8") {
+			return x, usagef("%s: the dense model has no level, and takes +int8, +int4 or +embed8 only", s)
+		}
+		return x, nil
+	}
+	if !ok {
+		return x, usagef("%s: want METHOD@LEVEL", s)
+	}
+	if x.pattern, err = prune.ParsePattern(level); err != nil {
+		return x, usageError{err}
+	}
+	return x, nil
+}
+
+// prunes says whether the cell changes the model at all.
+func (x cell) prunes() bool { return x.base != dense || len(x.options) > 0 }
+
+// plan is the method, pattern and options of prune.Run.
+func (x cell) plan(c *sweepCmd, g *globals, gr *model.Graph, source string) (prune.Method, prune.Pattern, prune.Options, error) {
+	o := prune.Options{Store: prune.Store{DType: sparse.F16}, Threads: g.Threads, SourceSHA256: source,
+		Permute: x.has("permute"), Log: func(s string) { g.logf("%s", s) }}
+	switch {
+	case x.has("owl"):
+		o.Allocate = prune.OWL{}
+	case x.has("sensitivity"):
+		o.Allocate = prune.Sensitivity{}
+	}
+	switch {
+	case x.has("int8"):
+		o.Store.DType = sparse.Int8
+	case x.has("int4"):
+		o.Store.DType, o.Store.Group = sparse.Int4, 32
+	}
+	if x.base == dense { // to prune nothing by magnitude is to quantise
+		o.Store.Layout = sparse.LayoutDense
+		return prune.Magnitude{}, prune.Unstructured{}, o, nil
+	}
+	m, err := c.method(gr, x.base, c.Seed)
+	return m, x.pattern, o, err
 }
 
 // save writes the table in every form; existing files are replaced.
@@ -197,12 +217,7 @@ func (o *sweepJSON) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	files := map[string]func(io.Writer) error{
-		"sweep.md":   func(w io.Writer) error { o.markdown(w); return nil },
-		"sweep.json": func(w io.Writer) error { return json.NewEncoder(w).Encode(o) },
-		"sweep.csv":  o.csv,
-	}
-	for name, f := range files {
+	for name, f := range o.forms() {
 		if err := writeFile(filepath.Join(dir, name), f); err != nil {
 			return err
 		}
@@ -210,56 +225,34 @@ func (o *sweepJSON) save(dir string) error {
 	return o.plot(filepath.Join(dir, "sweep.png"))
 }
 
-func writeFile(path string, f func(io.Writer) error) error {
-	w, err := os.Create(path)
+// writeJSON replaces a file of the journal, whole or not at all.
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	err = f(w)
-	if e := w.Close(); err == nil {
-		err = e
-	}
-	return err
-}
-
-func (o *sweepJSON) csv(w io.Writer) error {
-	c := csv.NewWriter(w)
-	_ = c.Write([]string{"method", "level", "sparsity", "perplexity", "weight_bytes", "pruned_bytes", "f16_bytes", "prune_seconds", "prefill_tokens_per_s", "decode_tokens_per_s"})
-	f := func(x float64) string { return strconv.FormatFloat(x, 'g', 8, 64) }
-	for _, r := range o.Rows {
-		_ = c.Write([]string{r.Method, r.Level, f(r.Sparsity), f(r.Perplexity), strconv.FormatInt(r.Bytes, 10), strconv.FormatInt(r.Pruned, 10), strconv.FormatInt(r.F16, 10), f(r.Seconds), f(r.Prefill), f(r.Decode)})
-	}
-	c.Flush()
-	return c.Error()
-}
-
-// plot draws perplexity against sparsity, a line for each method.
-func (o *sweepJSON) plot(path string) error {
-	p := plot.New()
-	p.Title.Text = fmt.Sprintf("%s, %d x %d tokens, %s", filepath.Base(o.Model), o.Windows, o.Window, time.Now().UTC().Format("2006-01-02"))
-	p.X.Label.Text, p.Y.Label.Text = "sparsity of the pruned layers", "perplexity"
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	lines := map[string]plotter.XYs{}
-	var order []string
-	for _, r := range o.Rows {
-		if math.IsInf(r.Perplexity, 0) || math.IsNaN(r.Perplexity) {
-			continue
-		}
-		name := r.Method
-		if _, err := strconv.ParseFloat(r.Level, 64); r.Level != "-" && err != nil {
-			name += " " + r.Level // patterns are points of their own
-		}
-		if lines[name] == nil {
-			order = append(order, name)
-		}
-		lines[name] = append(lines[name], plotter.XY{X: r.Sparsity, Y: r.Perplexity})
-	}
-	var args []any
-	for _, name := range order {
-		args = append(args, name, lines[name])
-	}
-	if err := plotutil.AddLinePoints(p, args...); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return p.Save(18*vg.Centimeter, 12*vg.Centimeter, path)
+	tmp := path + ".part"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// readJSON says whether the file is there and can be read.
+func readJSON(path string, v any) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+// opened loads a model; what is no file of its kind is not there.
+func opened(path string) (*model.Graph, bool, error) {
+	gr, err := loader.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false, nil
+	}
+	return gr, err == nil, err
 }

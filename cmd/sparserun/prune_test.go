@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// pruneArgs are the arguments of a small calibrated pruning of stories260K.
+func pruneArgs(t *testing.T, text, out string, extra ...string) []string {
+	return append([]string{"prune", stories(t), "-o", out, "--calib", text, "--calib-window", "64", "--calib-windows", "4"}, extra...)
+}
+
+// TestStructured: heads, channels and layers leave, by every score; what is left is
+// an ordinary model.
+func TestStructured(t *testing.T) {
+	text, out := storyText(t), filepath.Join(t.TempDir(), "o.safetensors")
+	for _, score := range []string{"activation", "taylor", "random"} {
+		m := doJSON(t, pruneArgs(t, text, out, "--heads", "0.25", "--channels", "0.25", "--layers", "1", "--score", score)...)
+		need(t, m, "before.bytes", "after.bytes", "recipe", "sizes.f16_bytes")
+		require.Equal(t, score, m["recipe"].(map[string]any)["prune.score"])
+		m = doJSON(t, "run", out, "-n", "4")
+		require.Less(t, m["dense"].(map[string]any)["weight_bytes"], float64(500000))
+		m = doJSON(t, "inspect", out)
+		require.Less(t, m["parameters"], 250000.0)
+		code, _, errs := do("verify", out)
+		require.Zero(t, code, errs)
+	}
+	code, _, errs := do("prune", "x", "-o", out, "--channels", "0.25", "--calib", text, "--score", "taste")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "taste")
+}
+
+// TestSizes: sizes name their base, count masks, scales and embeddings, and are
+// what the file takes.
+func TestSizes(t *testing.T) {
+	text, dir := storyText(t), t.TempDir()
+	for _, c := range []struct {
+		args     []string
+		bits     float64 // of a pruned weight; 172 columns make groups and masks end early
+		tol      float64
+		int8head bool
+	}{
+		{[]string{"-m", "sparsegpt", "--pattern", "2:4"}, 9, 0.2, false},
+		{[]string{"-m", "sparsegpt", "--pattern", "2:4", "--quant", "int4"}, 3.5, 0.1, false},
+		{[]string{"-m", "best", "--pattern", "2:4", "--quant", "int4", "--quant-embed", "int8"}, 3.5, 0.1, true},
+		{[]string{"-m", "wanda", "--sparsity", "0.5", "--quant", "int8", "--asymmetric", "--format", "dense"}, 8.4, 0.3, false},
+	} {
+		out := filepath.Join(dir, "o.safetensors")
+		m := doJSON(t, pruneArgs(t, text, out, c.args...)...)
+		need(t, m, "cpu_seconds", "sizes.source_bytes", "sizes.stored_bytes", "sizes.f16_bytes", "sizes.f32_bytes", "sizes.embedding_bytes", "sizes.layers_f16_bytes", "sizes.bits_per_weight")
+		s := m["sizes"].(map[string]any)
+		require.InDelta(t, c.bits, s["layers_bits_per_weight"], c.tol, "%v", c.args)
+		require.Equal(t, 2*s["f16_bytes"].(float64), s["f32_bytes"])
+		require.Equal(t, 2*260032.0, s["f16_bytes"], "stories260K has 260,032 weights")
+		require.Equal(t, 2*226560.0, s["layers_f16_bytes"])
+		embed := 2.0 * 512 * 64
+		if c.int8head {
+			embed = 512 * (64 + 2) // a f16 scale a row
+		}
+		require.Equal(t, embed, s["embedding_bytes"], "%v", c.args)
+		in := doJSON(t, "inspect", out)
+		require.Equal(t, 260032.0, in["parameters"])
+		code, stdout, errs := do("verify", out)
+		require.Zero(t, code, stdout+errs)
+		if c.int8head {
+			require.Equal(t, in["weight_bytes"], s["stored_bytes"])
+			code, stdout, errs = do(pruneArgs(t, text, out, c.args...)...)
+			require.Zero(t, code, errs)
+			require.Contains(t, stdout, "smaller than fp16")
+			require.Contains(t, stdout, "than fp32")
+			require.Contains(t, stdout, "peak memory")
+			f16 := s["layers_f16_bytes"].(float64)
+			require.Greater(t, 2*f16/s["layers_bytes"].(float64), 9.0, fmt.Sprint("block linears against fp32", c.args))
+		}
+	}
+}
