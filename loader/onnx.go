@@ -65,15 +65,15 @@ func openONNX(src *source, path string, o *options) (*model.Graph, error) {
 		return nil, osError(path, err)
 	}
 	defer root.Close()
-	g, err := readONNX(src.f, src.name, src.size, root, o)
+	g, err := readONNX(src.f, src.name, src.size, root, o, nil)
 	if err != nil {
 		return nil, err
 	}
 	return g, src.unchanged()
 }
 
-// readONNX reads a ModelProto of size bytes.
-func readONNX(r io.ReaderAt, name string, size int64, root *os.Root, o *options) (g *model.Graph, err error) {
+// readONNX reads a ModelProto of size bytes; more are initializers that stand elsewhere.
+func readONNX(r io.ReaderAt, name string, size int64, root *os.Root, o *options, more []initial) (g *model.Graph, err error) {
 	d := &onnx{f: &onnxFile{src: r, name: name, size: size, left: 2*size + 64<<20}, o: o, root: root, files: map[string]*source{},
 		ids: map[string]model.ValueID{}, sparse: map[model.ValueID]*sparseProto{}, origin: map[model.ValueID]string{}}
 	defer func() {
@@ -84,6 +84,14 @@ func readONNX(r io.ReaderAt, name string, size int64, root *os.Root, o *options)
 	d.g = &model.Graph{Arch: "onnx", Opsets: map[string]int{}, Constants: map[model.ValueID]*model.Tensor{}, Source: model.Source{Format: "onnx", Meta: map[string]string{}}}
 	if o.maxMemory > 0 {
 		d.f.left = min(d.f.left, o.maxMemory)
+	}
+	for _, x := range more {
+		id, err := d.write(x.name, "initializer", -1)
+		if err != nil {
+			return nil, err
+		}
+		d.f.left += int64(x.t.Len()) * int64(x.t.Elem.Size()) // a Linear may be turned round
+		d.constant(id, x.t)
 	}
 	if err := d.model(wire{d.f, 0, size}); err != nil {
 		return nil, err

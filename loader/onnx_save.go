@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/sparserun/sparserun/codebook"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/sparse"
 )
@@ -27,15 +28,27 @@ type onnxWriter struct {
 	consts map[string]bool // initializers that are constants
 	done   map[string]bool // and those that are weights
 	fresh  int
+	coded  *codebook.File // FormatCodebook: where matrices go instead
+	size   int            // of a codebook
 }
 
 // saveONNX writes a tensor graph as an ONNX file.
 func saveONNX(ctx context.Context, g *model.Graph, path string, opts SaveOptions) error {
 	w := &onnxWriter{g: g, ctx: ctx, dense: opts.Format == FormatDense, done: map[string]bool{}, consts: map[string]bool{}}
+	if opts.Format == FormatCodebook {
+		w.coded, w.size = &codebook.File{}, opts.Codebook
+		if w.size == 0 {
+			w.size = codebook.MaxEntries
+		}
+	}
 	if err := w.graph(); err != nil {
 		return inFile(err, path)
 	}
 	b := w.message(opts.Meta)
+	if w.coded != nil {
+		w.coded.Network = b
+		b = w.coded.Append(nil)
+	}
 	return atomically(opts.fs, path, func(out io.Writer) error {
 		for i := 0; i < len(b); i += 1 << 20 {
 			if err := ctx.Err(); err != nil {
@@ -285,6 +298,9 @@ func (w *onnxWriter) weight(x *model.Weight, elem model.Elem, turned bool) (stri
 	}
 	if turned {
 		f = maybeTransposed(f, rows, cols, true)
+	}
+	if w.coded != nil && elem == model.ElemF32 {
+		return name, w.code(name, shape, f)
 	}
 	if q, ok := int8Rows(x.Data); ok && !turned && elem == model.ElemF32 && w.g.Opsets[""] >= 13 {
 		return name, w.int8(name, shape, q)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sparserun/sparserun/codebook"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/tokenizer"
@@ -83,6 +84,7 @@ const (
 	kindZip
 	kindPickle
 	kindONNX
+	kindCodebook
 )
 
 func sniff(src *source) (kind, error) {
@@ -94,6 +96,8 @@ func sniff(src *source) (kind, error) {
 		return kindUnknown, err
 	}
 	switch {
+	case string(head[:8]) == codebook.Magic:
+		return kindCodebook, nil
 	case string(head[:4]) == "GGUF" || string(head[:4]) == "FUGG":
 		return kindGGUF, nil
 	case string(head[:4]) == "PK\x03\x04":
@@ -137,6 +141,8 @@ func openSource(src *source, path string, o *options) (*model.Graph, error) {
 		return nil, errPickle()
 	case kindONNX:
 		g, err = openONNX(src, path, o)
+	case kindCodebook:
+		g, err = openCodebook(src, o)
 	default:
 		return nil, fault(ErrFormat, "", 0, "first bytes", "a GGUF, safetensors or ONNX file", nil)
 	}

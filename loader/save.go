@@ -27,6 +27,9 @@ const (
 	FormatCompressed Format = iota
 	// FormatDense stores every weight dense and unquantised, zeros included.
 	FormatDense
+	// FormatCodebook stores the matrices of a tensor graph as Deep Compression does: a codebook,
+	// gaps between nonzero weights, Huffman codes. Vectors of weights become float16.
+	FormatCodebook
 )
 
 // SaveOptions changes how Save writes.
@@ -35,6 +38,9 @@ type SaveOptions struct {
 	// DType of unquantised matrices: F16 (also for 0), BF16 or F32. Vectors that
 	// are f32 stay f32.
 	DType sparse.DType
+	// Codebook is the largest number of entries of a codebook, with FormatCodebook; default 256. A
+	// matrix of more distinct values is clustered.
+	Codebook int
 	// Meta goes into the file's metadata: provenance.
 	Meta map[string]string
 	// Progress is told the bytes written so far; nil: nobody is.
@@ -58,6 +64,9 @@ func SaveContext(ctx context.Context, g *model.Graph, path string, opts SaveOpti
 	}
 	if g.Tensors() {
 		return saveONNX(ctx, g, path, opts)
+	}
+	if opts.Format == FormatCodebook {
+		return inFile(fault(ErrUnsupported, "", -1, "saving with a codebook", "a tensor graph (ONNX)", nil), path)
 	}
 	if opts.DType == 0 {
 		opts.DType = sparse.F16
