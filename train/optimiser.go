@@ -136,6 +136,7 @@ func stepAll(pool *linalg.Pool, st stepper, params []*Param, rate float64, t int
 		p.apply(p.Grad)
 		blocks := (len(p.W) + stepBlock - 1) / stepBlock
 		pool.Run(blocks, func(b int) { st.step(i, p, b*stepBlock, min(len(p.W), (b+1)*stepBlock), rate, t) })
+		p.ties.spread(p.W)
 		p.apply(p.W)
 	}
 }
