@@ -173,8 +173,9 @@ func (l *conv) patches(buf *[]float32, img []float32, group int) []float32 {
 
 // copyShort copies len(dst) numbers; rows of small images are not worth a call to copy.
 func copyShort(dst, src []float32) {
-	for len(dst) >= 8 {
-		*(*[8]float32)(dst) = *(*[8]float32)(src)
+	for len(dst) >= 8 && len(src) >= 8 {
+		a, b, c, d, e, f, g, h := src[0], src[1], src[2], src[3], src[4], src[5], src[6], src[7]
+		dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], dst[6], dst[7] = a, b, c, d, e, f, g, h
 		dst, src = dst[8:], src[8:]
 	}
 	for i := range dst {

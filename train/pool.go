@@ -69,6 +69,10 @@ func (l *maxPool) forward(s *state) {
 	s.eachRow(nin, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			img, out, from := x[i*nin:(i+1)*nin], y[i*nout:(i+1)*nout], l.from[i*nout:(i+1)*nout]
+			if l.quarters() {
+				l.quarter(img, out, from)
+				continue
+			}
 			eachWindow(l.a, func(o, base, h0, h1, w0, w1 int) {
 				best := int32(-1)
 				for h := h0; h < h1; h++ {
@@ -86,6 +90,37 @@ func (l *maxPool) forward(s *state) {
 			})
 		}
 	})
+}
+
+// quarters reports whether windows are the usual 2x2 ones side by side, all inside the image.
+func (l *maxPool) quarters() bool {
+	a := l.a
+	return a.KernelH == 2 && a.KernelW == 2 && a.StrideH == 2 && a.StrideW == 2 && a.PadTop == 0 && a.PadLeft == 0 && 2*a.Out.H <= a.In.H && 2*a.Out.W <= a.In.W
+}
+
+// quarter is forward for one image of such windows.
+func (l *maxPool) quarter(img, out []float32, from []int32) {
+	o, w := 0, l.a.In.W
+	for c := range l.a.In.C {
+		for oh := range l.a.Out.H {
+			at := (c*l.a.In.H + 2*oh) * w
+			top, bottom := img[at:at+w], img[at+w:at+2*w]
+			for ow := range l.a.Out.W {
+				best, pos := top[2*ow], at+2*ow
+				if v := top[2*ow+1]; v > best {
+					best, pos = v, at+2*ow+1
+				}
+				if v := bottom[2*ow]; v > best {
+					best, pos = v, at+w+2*ow
+				}
+				if v := bottom[2*ow+1]; v > best {
+					best, pos = v, at+w+2*ow+1
+				}
+				out[o], from[o] = best, int32(pos)
+				o++
+			}
+		}
+	}
 }
 
 func (l *maxPool) backward(s *state) {
