@@ -124,23 +124,44 @@ func (r *run) record(b int, groups []group) error {
 	data := buf.Bytes()
 	sum := sha256.Sum256(data[sha256.Size:])
 	copy(data, sum[:])
-	if err := os.MkdirAll(r.o.Journal, 0o755); err != nil {
-		return fmt.Errorf("prune: journal: %w", err)
-	}
-	f, err := os.CreateTemp(r.o.Journal, ".block-*")
-	if err != nil {
-		return fmt.Errorf("prune: journal: %w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), r.blockFile(b))
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("prune: journal: %w", err)
+	if err := writeBlock(r.blockFile(b), data); err != nil {
+		return fmt.Errorf("prune: journal: writing %s: %w", r.blockFile(b), err)
 	}
 	return nil
+}
+
+// writeBlock makes a file appear whole or not at all: it is written beside, synced
+// and renamed. Of the operating system's errors it gives the cause alone, as they
+// name a file that is gone.
+func writeBlock(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".block-*")
+	if err == nil {
+		if _, err = f.Write(data); err == nil {
+			err = f.Sync()
+		}
+		if e := f.Close(); err == nil {
+			err = e
+		}
+		if err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}
+	var pe *fs.PathError
+	var le *os.LinkError
+	switch {
+	case errors.As(err, &pe):
+		return pe.Err
+	case errors.As(err, &le):
+		return le.Err
+	}
+	return err
 }
 
 // restore takes a block from the journal if it is there, and unpacks its weights

@@ -60,7 +60,10 @@ file -> loader -> model.Graph -> prune (+ train) -> sparse (pack) -> runtime.Pla
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`
 
-func main() { os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	errorsNotSignals()
+	os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // realMain is main for tests: it returns the exit code.
 func realMain(args []string, stdout, stderr io.Writer) (code int) {

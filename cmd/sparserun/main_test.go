@@ -16,11 +16,17 @@ import (
 	"github.com/sparserun/sparserun/testenv"
 )
 
+// inChild is what the test binary does to itself before it stands in for the command.
+var inChild []func()
+
 // TestMain lets the test binary stand in for the command, so that signals and exit
 // codes are tested on a real process.
 func TestMain(m *testing.M) {
 	if os.Getenv("SPARSERUN_TEST_MAIN") == "1" {
-		os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
+		for _, f := range inChild {
+			f()
+		}
+		main()
 	}
 	dir, err := os.MkdirTemp("", "sparserun-test")
 	if err != nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os/signal"
 	"syscall"
 	"time"
 )
@@ -15,3 +16,7 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// errorsNotSignals has a write beyond the limit on the size of files (ulimit -f)
+// fail with an error, as one on a full disk does, and not end the process.
+func errorsNotSignals() { signal.Ignore(syscall.SIGXFSZ) }

@@ -6,3 +6,5 @@ import "time"
 
 // cpuTime is not known on this system.
 func cpuTime() time.Duration { return 0 }
+
+func errorsNotSignals() {}
