@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"cuda/kerneltest":         {"cuda/ptxsim", "cuda/tile", "sparse"},
 	"serve/engine":            {"model", "runtime", "sparse", "tokenizer"},
 	"serve/registry":          {"loader", "model", "runtime", "serve/engine", "sparse", "tokenizer", "tokenizer/chat"},
+	"serve/servetest":         {},
 	"serve/wire":              {},
 	"serve/openai":            {"runtime", "serve/engine", "serve/registry", "serve/wire", "strictjson", "tokenizer", "tokenizer/chat"},
 	"serve/oip":               {"model", "runtime", "serve/engine", "serve/oip/inference", "serve/registry", "serve/wire", "sparse", "strictjson", "tokenizer"},
