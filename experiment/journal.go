@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 )
 
 // Journal is a file of finished results, one JSON line each. A line that was cut off, by a
 // crash, is as if it had never been written. nil keeps nothing.
 type Journal struct {
+	mu   sync.Mutex
 	path string
 	done map[string]json.RawMessage
 }
@@ -47,7 +49,10 @@ func OpenJournal(path string) (*Journal, error) {
 func once[T any](j *Journal, key string, f func() (T, error)) (T, error) {
 	var v T
 	if j != nil {
-		if b, ok := j.done[key]; ok && json.Unmarshal(b, &v) == nil {
+		j.mu.Lock()
+		b, ok := j.done[key]
+		j.mu.Unlock()
+		if ok && json.Unmarshal(b, &v) == nil {
 			return v, nil
 		}
 	}
@@ -63,6 +68,8 @@ func once[T any](j *Journal, key string, f func() (T, error)) (T, error) {
 	if err != nil {
 		return v, fmt.Errorf("experiment: %w", err)
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	f2, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return v, fmt.Errorf("experiment: %w", err)

@@ -39,7 +39,8 @@ type Tuning struct {
 	// none. Its Eval chooses: with KeepBest the best of the evaluations at the full sparsity of a
 	// round stays, by the metric and then by loss; Patience counts those evaluations only.
 	Fit train.Options
-	// Distill trains towards the dense network (Fit.Teacher) as well.
+	// Distill trains towards the dense network as well: Fit.Teacher's answers, or those that Train
+	// carries (train.Items.Teach).
 	Distill *train.Distill
 
 	// Gate keeps the last round whose value on Fit.Eval is within MaxLoss of the dense network's:
@@ -168,7 +169,7 @@ func (t *tuner) check() error {
 		return fmt.Errorf("prune: rounds %d, ramp %g, updates %d, largest loss %g: %w", o.Rounds, o.Ramp, o.Updates, o.MaxLoss, ErrMethod)
 	case o.Gate && o.Fit.Eval == nil:
 		return fmt.Errorf("prune: a gate wants data to evaluate on: %w", ErrMethod)
-	case o.Distill != nil && o.Fit.Teacher == nil:
+	case o.Distill != nil && o.Fit.Teacher == nil && !taught(o.Train):
 		return fmt.Errorf("prune: distillation wants a teacher: %w", ErrMethod)
 	case o.Splice != nil && o.Schedule == Rounds:
 		return fmt.Errorf("prune: splicing goes along a schedule, not by rounds: %w", ErrMethod)
@@ -209,6 +210,12 @@ func (t *tuner) check() error {
 	}
 	t.rep.Method, t.rep.Schedule, t.rep.Pattern = o.Criterion.Name(), string(o.Schedule), o.Pattern.String()
 	return nil
+}
+
+// taught reports whether data brings a teacher's answers along.
+func taught(d train.Data) bool {
+	t, ok := d.(interface{ Taught() bool })
+	return ok && t.Taught()
 }
 
 // resolveRates checks Rates and makes the target what they amount to.

@@ -18,6 +18,8 @@ type Items struct {
 	Width int
 	X     []float32 // [n, Width]
 	Y     []int32   // [n]
+	// Logits are a teacher's answers [n, classes], or nil; see Teach.
+	Logits []float32
 }
 
 // Len is the number of items.
@@ -34,11 +36,50 @@ func (d *Items) Fill(b *Batch, samples []int) {
 		copy(b.X[i*d.Width:(i+1)*d.Width], d.X[s*d.Width:])
 		b.Targets[i] = d.Y[s]
 	}
+	b.Teacher = b.Teacher[:0]
+	if d.Logits != nil {
+		classes := len(d.Logits) / len(d.Y)
+		for _, s := range samples {
+			b.Teacher = append(b.Teacher, d.Logits[s*classes:(s+1)*classes]...)
+		}
+	}
 }
+
+// Teach computes a teacher's answers to all items once, for a Distill loss without
+// Options.Teacher: cheaper than a teacher that answers in every epoch, and the same to rounding.
+func (d *Items) Teach(teacher *Net, batch int) error {
+	if batch < 1 {
+		return fmt.Errorf("train: batch of %d: %w", batch, ErrOption)
+	}
+	var b Batch
+	logits := make([]float32, 0, len(d.Y)*teacher.Width())
+	for lo := 0; lo < d.Len(); lo += batch {
+		idx := make([]int, min(batch, d.Len()-lo))
+		for i := range idx {
+			idx[i] = lo + i
+		}
+		d.Fill(&b, idx)
+		out, err := teacher.Forward(&b, false)
+		if err != nil {
+			return err
+		}
+		logits = append(logits, out...)
+	}
+	d.Logits = logits
+	return nil
+}
+
+// Taught reports whether the items carry a teacher's answers.
+func (d *Items) Taught() bool { return d.Logits != nil }
 
 // Slice is items lo..hi-1, sharing memory.
 func (d *Items) Slice(lo, hi int) *Items {
-	return &Items{Width: d.Width, X: d.X[lo*d.Width : hi*d.Width], Y: d.Y[lo:hi]}
+	s := &Items{Width: d.Width, X: d.X[lo*d.Width : hi*d.Width], Y: d.Y[lo:hi]}
+	if d.Logits != nil {
+		classes := len(d.Logits) / len(d.Y)
+		s.Logits = d.Logits[lo*classes : hi*classes]
+	}
+	return s
 }
 
 // Normalise replaces x by (x - mean) / std in place.

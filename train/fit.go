@@ -20,7 +20,7 @@ type Options struct {
 	Clip      float64   // largest norm of the gradient; 0: no limit
 	Seed      uint64    // of the order of samples
 
-	// Teacher gives the logits that a Distill loss wants.
+	// Teacher gives the logits that a Distill loss wants, unless the data have them (Items.Teach).
 	Teacher *Net
 
 	Eval      Data // held-back samples; nil: none
@@ -75,7 +75,13 @@ type Report struct {
 	TrainLossCurve []float64    `json:"-"` // of every step
 }
 
-func (o *Options) defaults() error {
+// taught reports whether data brings a teacher's answers along.
+func taught(data Data) bool {
+	d, ok := data.(interface{ Taught() bool })
+	return ok && d.Taught()
+}
+
+func (o *Options) defaults(data Data) error {
 	for _, d := range []struct {
 		x *int
 		v int
@@ -102,7 +108,7 @@ func (o *Options) defaults() error {
 	if o.Epochs < 0 || o.Steps < 0 || o.Batch < 1 || !(o.Rate > 0) || math.IsInf(o.Rate, 0) || o.Clip < 0 || o.EvalBatch < 1 || o.EvalEvery < 0 || o.Patience < 0 {
 		return fmt.Errorf("train: epochs %d, steps %d, batch %d, rate %g, clip %g, patience %d: %w", o.Epochs, o.Steps, o.Batch, o.Rate, o.Clip, o.Patience, ErrOption)
 	}
-	if _, ok := o.Loss.(Distill); ok && o.Teacher == nil {
+	if _, ok := o.Loss.(Distill); ok && o.Teacher == nil && !taught(data) {
 		return fmt.Errorf("train: loss Distill without a teacher: %w", ErrOption)
 	}
 	return nil
@@ -116,7 +122,7 @@ func order(seed uint64, epoch, n int) []int {
 // Fit trains n on data. An interrupted run returns what was reached together with ctx.Err(). progress may
 // be nil.
 func Fit(ctx context.Context, n *Net, data Data, o Options, progress func(Progress)) (Report, error) {
-	if err := o.defaults(); err != nil {
+	if err := o.defaults(data); err != nil {
 		return Report{}, err
 	}
 	samples := data.Len()
