@@ -17,6 +17,9 @@ type finalNorm struct {
 	weight []float32
 }
 
+// Hidden reports whether a Lockstep of the session can give hidden states.
+func (s *Session) Hidden() bool { return s.norm != nil }
+
 // withHidden is g with that output.
 func withHidden(g *model.Graph) (*model.Graph, *finalNorm, error) {
 	for i, n := range g.Nodes {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 )
 
 // Sampling says how the next token is drawn. The zero value is greedy.
@@ -122,32 +121,25 @@ func Argmax(x []float32) int32 {
 	return int32(best)
 }
 
+// draw picks a token by chance. Nothing is sorted that the filters do not ask for: of
+// a vocabulary of 50,000, top-k and top-p keep some tens.
 func (s *Sampler) draw(logits []float32) int32 {
 	// Min-p is a fixed distance below the best logit: applied first, it leaves few
-	// candidates to sort.
+	// candidates.
 	best := logits[Argmax(logits)]
 	floor := math.Inf(-1)
 	if s.o.MinP > 0 {
 		floor = float64(best) + s.o.Temperature*math.Log(s.o.MinP)
 	}
-	s.cand = s.cand[:0]
+	c := s.cand[:0]
 	for i, l := range logits {
 		if float64(l) >= floor {
-			s.cand = append(s.cand, candidate{id: int32(i), logit: l})
+			c = append(c, candidate{id: int32(i), logit: l})
 		}
 	}
-	slices.SortFunc(s.cand, func(a, b candidate) int {
-		switch {
-		case a.logit > b.logit:
-			return -1
-		case a.logit < b.logit:
-			return 1
-		}
-		return int(a.id - b.id)
-	})
-	c := s.cand
-	if s.o.TopK > 0 && len(c) > s.o.TopK {
-		c = c[:s.o.TopK]
+	s.cand = c
+	if k := s.o.TopK; k > 0 && len(c) > k {
+		c = likeliest(c, func(n int, _ candidate) bool { return n < k })
 	}
 	var sum float64
 	for i := range c {
@@ -156,12 +148,11 @@ func (s *Sampler) draw(logits []float32) int32 {
 	}
 	if p := s.o.TopP; p > 0 && p < 1 {
 		var acc float64
-		for i := range c {
-			if acc += c[i].p; acc >= p*sum {
-				c, sum = c[:i+1], acc
-				break
-			}
-		}
+		c = likeliest(c, func(_ int, x candidate) bool {
+			acc += x.p
+			return acc < p*sum
+		})
+		sum = acc
 	}
 	r := s.rng.Float64() * sum
 	for i := range c {
@@ -169,5 +160,50 @@ func (s *Sampler) draw(logits []float32) int32 {
 			return c[i].id
 		}
 	}
-	return c[len(c)-1].id
+	// Rounding left a little of r.
+	last := len(c) - 1
+	for last > 0 && c[last].p == 0 {
+		last--
+	}
+	return c[last].id
+}
+
+// likeliest takes candidates in order of their logits, ties by id, while more, asked
+// after each with their number, says so. They end up at the end of c, the last first.
+func likeliest(c []candidate, more func(n int, taken candidate) bool) []candidate {
+	for i := len(c)/2 - 1; i >= 0; i-- {
+		sink(c, i)
+	}
+	n := len(c)
+	for n > 0 {
+		n--
+		c[0], c[n] = c[n], c[0]
+		sink(c[:n], 0)
+		if !more(len(c)-n, c[n]) {
+			break
+		}
+	}
+	return c[n:]
+}
+
+// sink restores the heap below i: a parent comes before its children.
+func sink(h []candidate, i int) {
+	for {
+		k := 2*i + 1
+		if k >= len(h) {
+			return
+		}
+		if k+1 < len(h) && h[k+1].before(h[k]) {
+			k++
+		}
+		if !h[k].before(h[i]) {
+			return
+		}
+		h[i], h[k] = h[k], h[i]
+		i = k
+	}
+}
+
+func (a candidate) before(b candidate) bool {
+	return a.logit > b.logit || a.logit == b.logit && a.id < b.id
 }

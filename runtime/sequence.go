@@ -36,6 +36,10 @@ func (q *Sequence) Truncate(n int) {
 	}
 }
 
+// Reserve sees to the pages for n more tokens, so that a step with them cannot fail
+// for want of pages. The error wraps ErrContext.
+func (q *Sequence) Reserve(n int) error { return q.grow(q.n + n) }
+
 // grow reserves pages for n tokens in all.
 func (q *Sequence) grow(n int) error {
 	limit := q.s.graph.Config.Context

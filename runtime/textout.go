@@ -12,6 +12,7 @@ type TextOut struct {
 	dec  *tokenizer.Decoder // nil: no text
 	stop []string
 	held string
+	done bool // a stop string ended it
 }
 
 // NewTextOut starts a text that goes on from a prompt and ends before the first of
@@ -33,9 +34,9 @@ func (t *TextOut) Push(id int32) (text string, stopped bool) {
 	return t.add(t.dec.Push(id))
 }
 
-// Flush returns what is left at the end of the tokens.
+// Flush returns what is left at the end of the tokens; nothing after a stop string.
 func (t *TextOut) Flush() (text string, stopped bool) {
-	if t.dec == nil {
+	if t.dec == nil || t.done {
 		return "", false
 	}
 	text, stopped = t.add(t.dec.Flush())
@@ -66,7 +67,7 @@ func (t *TextOut) add(text string) (out string, stopped bool) {
 		}
 	}
 	if stopped {
-		keep = 0
+		keep, t.done = 0, true
 	}
 	n := len(t.held) - keep
 	out, t.held = t.held[:n], t.held[n:]

@@ -1,13 +1,32 @@
 // Package engine serves one model to many callers: Engine a language model, by
 // continuous batching, Batcher any other network, by batches along the first
 // dimension. It knows nothing of HTTP.
+//
+// An Engine has one goroutine that does all the work. In every turn it ends what was
+// cancelled, admits what waits and fits, plans a step (one token of each text that is
+// being generated, and pieces of prompts beside them), runs it, and draws the next
+// tokens. A request that loses its KV pages to an older one keeps its tokens and
+// begins again.
+//
+//	queue.go     who is next: clients by turns
+//	prefix.go    KV pages of past requests, found by their tokens
+//	schedule.go  the turn: admission, the step, preemption
+//	job.go       one request, and how its next token is drawn
+//	shadow.go    dense beside sparse, when there is nothing else to do
+//	json*.go     JSON as a Constraint
+//	batcher.go   networks
+//
+// The texts of one engine are those that runtime.Session.GenerateTokens gives, up to
+// the rounding of float32 sums, which may depend on how many rows a step has. A model
+// whose two likeliest tokens are closer than that may take the other one.
 package engine
 
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/tokenizer"
@@ -15,39 +34,83 @@ import (
 
 // Options say how an Engine schedules. The zero value is the default.
 type Options struct {
-	MaxRunning    int     // sequences in one step; default 16, at most the session's Select
+	MaxRunning    int     // sequences in one step; default 16, at most the session's Options.Select
 	Queue         int     // requests that may wait; default 512
-	StepTokens    int     // rows of a step while others are generating, prompt chunks included; default 64
+	StepTokens    int     // rows of a step while texts are being generated, pieces of prompts included; default 64
 	NoPrefixCache bool    // forget the keys and values of a request with its end
 	Shadow        float64 // 0..1: share of requests that are run again on Dense, when idle
 	Dense         *runtime.Session
 }
 
-// Pooling says how the hidden states of a prompt become one vector.
-type Pooling uint8
-
-// The poolings: the mean over all tokens, or the last token's.
-const (
-	PoolMean Pooling = iota
-	PoolLast
-)
-
-// Engine runs one language model for many callers.
-type Engine struct {
-	s      *runtime.Session
-	o      Options
-	mu     sync.Mutex
-	st     Stats
-	closed bool
-	wg     sync.WaitGroup
+func (o *Options) check(p *runtime.Plan) error {
+	if o.MaxRunning == 0 {
+		o.MaxRunning = 16
+	}
+	o.MaxRunning = min(o.MaxRunning, p.MaxSelect, p.MaxRows)
+	if o.Queue == 0 {
+		o.Queue = 512
+	}
+	if o.StepTokens == 0 {
+		o.StepTokens = 64
+	}
+	o.StepTokens = min(o.StepTokens, p.MaxRows)
+	if o.MaxRunning < 1 || o.Queue < 1 || o.Queue > 1<<20 || o.StepTokens < 1 || !(o.Shadow >= 0 && o.Shadow <= 1) {
+		return fmt.Errorf("engine: %d running, queue %d, %d tokens a step, shadow %g: %w", o.MaxRunning, o.Queue, o.StepTokens, o.Shadow, runtime.ErrOption)
+	}
+	return nil
 }
 
-// New serves the model of s, which stays the caller's to close, after the engine.
+// Engine runs one language model for many callers. It is safe for concurrent use.
+type Engine struct {
+	s       *runtime.Session
+	o       Options
+	eog     []int32 // tokens that end a text
+	context int
+	wake    chan struct{} // holds a token while the scheduler has something to look at
+	sweep   atomic.Bool   // some request was cancelled
+	waiting atomic.Int32  // as the queue's length, for the shadow runs
+	stopped chan struct{} // closed when the scheduler has ended
+
+	mu       sync.Mutex // guards what follows
+	queue    queue
+	order    uint64
+	st       Stats
+	draining bool
+	closed   bool
+	abort    bool          // the drain's time is over
+	drained  chan struct{} // closed when draining and nothing is left
+	emptied  bool          // drained is closed
+
+	scheduler // of the scheduler's goroutine alone
+
+	vocabulary sync.Once // for JSON
+	json       *jsonVocabulary
+	jsonErr    error
+}
+
+// New serves the model of s, which stays the caller's to close, after the engine. The
+// session needs Options.Hidden for embeddings.
 func New(s *runtime.Session, o Options) (*Engine, error) {
-	if s.Graph().Config == nil {
-		return nil, fmt.Errorf("engine: %s is no language model: %w", s.Graph().Name, ErrKind)
+	g := s.Graph()
+	if g.Config == nil {
+		return nil, fmt.Errorf("engine: %s is no language model: %w", g.Name, ErrKind)
 	}
-	return &Engine{s: s, o: o, st: newStats()}, nil
+	if err := o.check(s.Plan()); err != nil {
+		return nil, err
+	}
+	if o.Dense != nil && (o.Dense.Graph().Config == nil || o.Dense.Graph().Config.Vocab != g.Config.Vocab) {
+		return nil, fmt.Errorf("engine: the dense twin is another model: %w", ErrKind)
+	}
+	e := &Engine{
+		s: s, o: o, context: min(g.Config.Context, s.Context()), wake: make(chan struct{}, 1),
+		st: newStats(), drained: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if g.Tokenizer != nil {
+		e.eog = g.Tokenizer.EOG()
+	}
+	e.scheduler = newScheduler(e)
+	go e.loop()
+	return e, nil
 }
 
 // Session is what the engine runs.
@@ -57,56 +120,136 @@ func (e *Engine) Session() *runtime.Session { return e.s }
 func (e *Engine) Tokenizer() *tokenizer.Tokenizer { return e.s.Graph().Tokenizer }
 
 // Context is the most tokens that a prompt and its output may have together.
-func (e *Engine) Context() int { return min(e.s.Graph().Config.Context, e.s.Context()) }
+func (e *Engine) Context() int { return e.context }
 
 // Submit queues a request and returns at once. The error wraps ErrFull (a *Busy),
 // ErrDraining, ErrClosed, runtime.ErrContext (prompt too long), runtime.ErrOption or
 // runtime.ErrInput (a token that does not exist). The end of ctx cancels the request.
 func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	st := newStream(cancel)
-	if len(r.Prompt) >= e.Context() {
-		return nil, fmt.Errorf("engine: prompt of %d tokens, context of %d: %w", len(r.Prompt), e.Context(), runtime.ErrContext)
+	if err := r.check(e.s.Graph().Config.Vocab, e.context); err != nil {
+		e.reject("invalid")
+		return nil, err
 	}
-	go func() {
-		defer cancel()
-		u := Usage{Prompt: len(r.Prompt)}
-		res, err := e.s.GenerateTokens(ctx, r.Prompt, runtime.GenerateOptions{Sampling: r.Sampling, MaxTokens: r.MaxTokens, Stop: r.Stop, IgnoreEOS: r.IgnoreEOS,
-			Stream: func(text string) error { st.push(text, nil, "", u); return nil }})
-		if err != nil {
-			st.end(err)
-			return
-		}
-		u.Output = len(res.Tokens)
-		for _, id := range res.Tokens {
-			st.push("", &Token{Logprob: Logprob{ID: id}}, "", u)
-		}
-		st.push("", nil, Finish(res.Finish), u)
-	}()
-	return st, nil
+	sampler, err := runtime.NewSampler(r.Sampling)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{
+		Request: r, sampler: sampler, stream: newStream(e.cancelled), text: runtime.NewTextOut(e.Tokenizer(), r.Stop),
+		max: e.context - len(r.Prompt),
+	}
+	if r.MaxTokens > 0 {
+		j.max = min(j.max, r.MaxTokens)
+	}
+	j.tokens = append(make([]int32, 0, len(r.Prompt)+min(j.max, 256)), r.Prompt...)
+	for _, id := range r.Prompt {
+		sampler.Accept(id)
+	}
+	if err := e.enqueue(ctx, j); err != nil {
+		return nil, err
+	}
+	return j.stream, nil
 }
 
-// Embed turns each prompt into one vector of length 1: hidden states after the
-// final norm, pooled.
-func (e *Engine) Embed(ctx context.Context, prompts [][]int32, p Pooling) ([][]float32, error) {
-	out := make([][]float32, len(prompts))
-	for i := range out {
-		out[i] = make([]float32, e.s.Graph().Config.Hidden)
-		out[i][0] = float32(math.Sqrt(1))
+// enqueue puts a job into the queue.
+func (e *Engine) enqueue(ctx context.Context, j *job) error {
+	j.ctx, j.submitted, j.usage.Prompt = ctx, time.Now(), len(j.Prompt)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		e.st.Rejected["closed"]++
+		return fmt.Errorf("engine: %w", ErrClosed)
+	case e.draining:
+		e.st.Rejected["draining"]++
+		return fmt.Errorf("engine: %w", ErrDraining)
+	case e.queue.n >= e.o.Queue:
+		e.st.Rejected["full"]++
+		return &Busy{e.retryAfter()}
 	}
-	return out, nil
+	e.order++
+	j.order = e.order
+	j.release = context.AfterFunc(ctx, e.cancelled)
+	e.queue.push(j)
+	if !j.Deadline.IsZero() {
+		e.sweep.Store(true) // so that it is watched
+	}
+	e.waiting.Store(int32(e.queue.len()))
+	e.st.Accepted++
+	e.signal()
+	return nil
+}
+
+// retryAfter is the time until the queue's last request would begin.
+func (e *Engine) retryAfter() time.Duration {
+	per := e.st.Service
+	if per == 0 {
+		per = time.Second
+	}
+	d := per * time.Duration(e.queue.len()+1) / time.Duration(e.o.MaxRunning)
+	return min(max(d, 50*time.Millisecond), time.Minute)
+}
+
+func (e *Engine) reject(reason string) {
+	e.mu.Lock()
+	e.st.Rejected[reason]++
+	e.mu.Unlock()
+}
+
+// signal has the scheduler look.
+func (e *Engine) signal() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// cancelled has the scheduler look for requests that nobody waits for.
+func (e *Engine) cancelled() {
+	e.sweep.Store(true)
+	e.signal()
 }
 
 // Stats is a copy of what was counted.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.st.clone()
+	s := e.st.clone()
+	s.Waiting = e.queue.len()
+	return s
 }
 
 // Drain refuses new requests and finishes those that were accepted; what is left at
-// the end of ctx ends with ErrDraining.
-func (e *Engine) Drain(ctx context.Context) error { return nil }
+// the end of ctx ends with ErrDraining, and Drain returns ctx's error then.
+func (e *Engine) Drain(ctx context.Context) error {
+	e.mu.Lock()
+	e.draining = true
+	e.mu.Unlock()
+	e.signal()
+	select {
+	case <-e.drained:
+		return nil
+	case <-e.stopped:
+		return nil
+	case <-ctx.Done():
+	}
+	e.mu.Lock()
+	e.abort = true
+	e.mu.Unlock()
+	e.signal()
+	select {
+	case <-e.drained:
+	case <-e.stopped:
+	}
+	return context.Cause(ctx)
+}
 
 // Close ends what is left with ErrClosed and waits for the step at hand.
-func (e *Engine) Close() error { return nil }
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.signal()
+	<-e.stopped
+	return nil
+}

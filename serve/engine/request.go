@@ -57,6 +57,13 @@ type Constraint interface {
 	Accept(id int32) (done bool)
 }
 
+// Budgeted is a Constraint that can end its text in time: Left says before each Mask
+// how many tokens the text may still have, the next one included.
+type Budgeted interface {
+	Constraint
+	Left(tokens int)
+}
+
 // Logprob is the log-probability of a token, in nats.
 type Logprob struct {
 	ID      int32

@@ -52,11 +52,11 @@ type Stats struct {
 	Failures         uint64            // steps that failed or panicked
 	Preemptions      uint64
 
-	PromptTokens  uint64 // of accepted requests that began
-	CachedTokens  uint64 // of those, found in the prefix cache
-	OutputTokens  uint64
-	RecomputedTok uint64 // computed again after a preemption
-	Embeddings    uint64 // prompts embedded
+	PromptTokens uint64 // of accepted requests that began
+	CachedTokens uint64 // of those, found in the prefix cache
+	OutputTokens uint64
+	Recomputed   uint64 // tokens whose keys and values were given up by preemptions
+	Embeddings   uint64 // prompts embedded
 
 	PageTokens  int // size of a KV page
 	PagesTotal  int
