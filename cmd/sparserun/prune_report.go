@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/sparserun/sparserun/loader"
@@ -24,15 +25,29 @@ type usage struct {
 }
 
 type usageMeter struct {
-	cpu   time.Duration
-	reset bool
+	cpu     time.Duration
+	reset   bool
+	percent int // of the collector
 }
 
-func startUsage() usageMeter { return usageMeter{cpuTime(), runtime.ResetPeakRSS()} }
+// startUsage also has the collector run often. The large arrays of a pruning hold
+// no pointers, so that this costs next to nothing, and the process stays near the
+// memory that is in use; by default it may grow to twice as much.
+func startUsage() usageMeter {
+	m := usageMeter{cpu: cpuTime(), percent: -1}
+	if os.Getenv("GOGC") == "" {
+		m.percent = debug.SetGCPercent(25)
+	}
+	m.reset = runtime.ResetPeakRSS()
+	return m
+}
 
 // stop is what was used since start; a peak that cannot be told from an earlier
 // one is left out.
 func (m usageMeter) stop() usage {
+	if m.percent >= 0 {
+		debug.SetGCPercent(m.percent)
+	}
 	u := usage{CPUSeconds: (cpuTime() - m.cpu).Seconds()}
 	if peak, ok := runtime.PeakRSS(); ok && m.reset {
 		u.PeakRSS = peak
