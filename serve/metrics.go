@@ -43,8 +43,8 @@ var (
 	descRejected   = desc("requests_rejected_total", "Requests that were not accepted.", "model", "reason")
 	descPreempted  = desc("preemptions_total", "Requests that gave up their pages to others and were computed again.", "model")
 	descFailures   = desc("step_failures_total", "Steps that failed; their requests got an error.", "model")
-	descKV         = desc("kv_cache_usage_ratio", "Share of KV pages held by running requests or the prefix cache.", "model")
-	descKVActive   = desc("kv_cache_active_ratio", "Share of KV pages held by running requests: what cannot be had for new ones at once.", "model")
+	descKV         = desc("kv_cache_usage_ratio", "Share of KV pages held by running requests: what cannot be had for new ones.", "model")
+	descKVCached   = desc("kv_cache_cached_ratio", "Share of KV pages held by the prefix cache alone: they are given up when needed.", "model")
 	descKVPages    = desc("kv_cache_pages", "KV pages there are.", "model")
 	descWeights    = desc("weight_bytes", "Packed weights in memory.", "model", "exec", "part")
 	descDense      = desc("dense_equivalent_weight_bytes", "The same weights dense in the same type.", "model")
@@ -252,7 +252,7 @@ func (e emit) lm(name string, st *engine.Stats) {
 	e.counter(descPreempted, float64(st.Preemptions), name)
 	e.counter(descFailures, float64(st.Failures), name)
 	e.gauge(descKV, ratio(st.PagesUsed, st.PagesTotal), name)
-	e.gauge(descKVActive, ratio(st.PagesUsed-st.PagesCached, st.PagesTotal), name)
+	e.gauge(descKVCached, ratio(st.PagesCached, st.PagesTotal), name)
 	e.gauge(descKVPages, float64(st.PagesTotal), name)
 }
 

@@ -139,7 +139,7 @@ func (s *Server) publicHandler() http.Handler {
 	mux.HandleFunc("GET /{$}", servePage)
 	mux.HandleFunc("GET /api/stats", s.serveStats)
 	mux.Handle("GET /metrics", s.metrics.handler())
-	mux.Handle("/v1/", openai.New(s.reg, openai.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Lenient: s.o.Lenient, Client: clientOf, Seen: seen}))
+	mux.Handle("/v1/", openai.New(s.reg, openai.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Stall: s.o.WriteTimeout, Lenient: s.o.Lenient, Client: clientOf, Seen: seen, Log: s.log}))
 	v2 := oip.NewHTTP(s.reg, s.oipOptions(false))
 	mux.Handle("/v2", v2)
 	mux.Handle("/v2/", v2)

@@ -90,7 +90,8 @@ type memoryJSON struct {
 	Metadata  int64 `json:"metadata"`
 	Scales    int64 `json:"scales"`
 	KV        int64 `json:"kv"`
-	KVUsed    int64 `json:"kv_used"`
+	KVUsed    int64 `json:"kv_used"`   // by running requests
+	KVCached  int64 `json:"kv_cached"` // by the prefix cache alone
 	Workspace int64 `json:"workspace"`
 	Dense     int64 `json:"dense_weights"` // what the weights would be dense
 	Twin      int64 `json:"dense_twin"`    // what the dense twin holds, 0 without one
@@ -204,7 +205,7 @@ func (v *view) json(layers bool) modelJSON {
 	m.Running, m.Waiting = v.waiting()
 	mem := v.counters.Memory
 	m.Memory = &memoryJSON{Values: mem.Weights.Values, Metadata: mem.Weights.Metadata, Scales: mem.Weights.Scales,
-		KV: mem.KVCache, KVUsed: mem.KVUsed, Workspace: mem.Workspace, Dense: v.m.Info.DenseWeightBytes}
+		KV: mem.KVCache, Workspace: mem.Workspace, Dense: v.m.Info.DenseWeightBytes}
 	if v.twin != nil {
 		m.Memory.Twin = v.twin.Memory.Weights.Total() + v.twin.Memory.KVCache + v.twin.Memory.Workspace
 	}
@@ -241,9 +242,7 @@ func (v *view) language(m *modelJSON) {
 	st := v.lm
 	m.Kind, m.Context = "language", st.PagesTotal*st.PageTokens
 	m.KV = &kvJSON{st.PageTokens, st.PagesTotal, st.PagesUsed, st.PagesCached}
-	if m.Memory.KVUsed == 0 {
-		m.Memory.KVUsed = int64(st.PagesUsed) * v.pageBytes()
-	}
+	m.Memory.KVUsed, m.Memory.KVCached = int64(st.PagesUsed)*v.pageBytes(), int64(st.PagesCached)*v.pageBytes()
 	m.Totals = &totalsJSON{Accepted: st.Accepted, Cancelled: st.Cancelled, Rejected: st.Rejected, Preempted: st.Preemptions,
 		Prompt: st.PromptTokens, Cached: st.CachedTokens, Output: st.OutputTokens, Steps: st.Steps}
 	for _, n := range st.Finished {
