@@ -75,7 +75,7 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 		if o.Allocate != nil || o.Permute {
 			return nil, fmt.Errorf("prune: %s takes no allocation and no permutation: %w", m.Name(), ErrMethod)
 		}
-		r.p = resolveScope(p, ScopeLayer)
+		r.p = resolveScope(p, m.own())
 		err = r.scored(m)
 	case calibrated:
 		r.p = resolveScope(p, m.scope())

@@ -34,6 +34,7 @@ type Method interface {
 // data: the smallest keys go.
 type scorer interface {
 	Method
+	own() Scope // what the method's authors compare
 	// score fills keys from the weights of one matrix.
 	score(keys []uint32, w []float32, name string)
 }

@@ -20,7 +20,7 @@ type Pattern interface {
 type Scope string
 
 // The scopes. ScopeAuto is what the method's authors use: the layer for
-// Magnitude and Random, the output row for Wanda and RIA, blocks of 128 input
+// Magnitude and Random, all matrices for LAMP, the output row for Wanda and RIA, blocks of 128 input
 // columns for SparseGPT.
 const (
 	ScopeAuto   Scope = ""

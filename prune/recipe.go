@@ -62,6 +62,9 @@ func Planned(g *model.Graph, m Method, p Pattern, o Options) (map[string]string,
 		return nil, fmt.Errorf("prune: no method or no pattern: %w", ErrMethod)
 	}
 	r := &run{g: g, p: resolveScope(p, ScopeLayer), o: o, rep: &Report{}}
+	if s, ok := m.(scorer); ok {
+		r.p = resolveScope(p, s.own())
+	}
 	if c, ok := m.(calibrated); ok {
 		if g.Config == nil {
 			return nil, fmt.Errorf("prune: calibration needs a language model: %w", ErrCalib)
