@@ -1,8 +1,10 @@
 package cuda
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
@@ -91,8 +93,28 @@ func (b *Backend) Close() error {
 	return err
 }
 
-// Has implements runtime.Backend. Linears run dense and 2:4 in every type and CSR
-// in f32, f16 and int8; f32 weights take float32 activations, all others float16.
+// RowMajor is the same device, with weights kept row-major for the decode kernels at
+// every batch: what the tile kernels are compared with. It is closed with b.
+func (b *Backend) RowMajor() runtime.Backend { return rowMajor{b} }
+
+type rowMajor struct{ *Backend }
+
+// Compile implements runtime.Backend.
+func (r rowMajor) Compile(plan *runtime.Plan) (runtime.Program, error) {
+	return r.compile(&program{b: r.Backend, d: r.d, plan: plan, rowMajor: true})
+}
+
+// Time implements runtime.Timer.
+func (r rowMajor) Time(ctx context.Context, k runtime.Kernel, rows, cols int, density float64, batch int) (time.Duration, error) {
+	return r.time(ctx, k, rows, cols, density, batch, true)
+}
+
+// Close leaves the device to its owner.
+func (rowMajor) Close() error { return nil }
+
+// Has implements runtime.Backend. Linears run dense and 2:4 in every type, as bitmaps
+// in f16 and bf16, and CSR in f32, f16 and int8; f32 weights take float32 activations,
+// all others float16, which bf16 and int8 kernels then round to their own type.
 func (b *Backend) Has(k runtime.Kernel) bool {
 	switch k.Op {
 	case model.OpLinear, model.OpEmbedding:
@@ -105,6 +127,8 @@ func (b *Backend) Has(k runtime.Kernel) bool {
 			case sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4:
 				return true
 			}
+		case sparse.LayoutBitmask:
+			return k.Op == model.OpLinear && (k.Weight == sparse.F16 || k.Weight == sparse.BF16)
 		case sparse.LayoutCSR:
 			return k.Weight == sparse.F32 || k.Weight == sparse.F16 || k.Weight == sparse.Int8
 		}
@@ -117,9 +141,11 @@ func (b *Backend) Has(k runtime.Kernel) bool {
 
 // Compile implements runtime.Backend.
 func (b *Backend) Compile(plan *runtime.Plan) (runtime.Program, error) {
-	p := &program{b: b, d: b.d, plan: plan}
-	err := b.do(p.compile)
-	if err != nil {
+	return b.compile(&program{b: b, d: b.d, plan: plan})
+}
+
+func (b *Backend) compile(p *program) (runtime.Program, error) {
+	if err := b.do(p.compile); err != nil {
 		_ = b.do(p.release) // the first error says more
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package cuda
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
@@ -39,6 +40,16 @@ func (p *program) bind(in, out []runtime.View) error {
 		}
 		if err := p.d.HtoD(p.buffers[p.plan.Inputs[i]], data); err != nil {
 			return err
+		}
+	}
+	if len(p.attn.layers) > 0 {
+		var tiles []int32
+		p.runs, tiles = cutRuns(b.Positions, b.Sequences)
+		p.class = contextClass(int(slices.Max(b.Positions)) + 1)
+		if len(tiles) > 0 {
+			if err := p.d.HtoD(p.attn.tiles, ints(tiles)); err != nil {
+				return err
+			}
 		}
 	}
 	for i, s := range b.Sequences {

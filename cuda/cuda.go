@@ -6,9 +6,9 @@
 // that nvcc emitted on the CPU.
 //
 // Activations are float16 on the device, or float32 where the plan's weights are;
-// sums are float32. Every matrix has one form in device memory, the row-major one
-// that decode reads; for batches above 8 rows a layer is repacked on the device,
-// into one scratch that all layers share, to the tiles that tensor cores read.
+// sums are float32. Every matrix has one form in device memory: tensor-core tiles,
+// which decoding and batches both read, or the row-major one of the decode kernels
+// where no tile kernel fits; see tiled.
 package cuda
 
 import (

@@ -37,8 +37,10 @@ type cuDriver struct {
 	stream  C.CUstream
 	modules []cu.Module
 	funcs   map[string]C.CUfunction
+	shared  map[C.CUfunction]int // dynamic shared memory allowed so far
 	events  []C.CUevent
 	pinned  unsafe.Pointer
+	staged  int // bytes of pinned that copies in flight read
 	pool    pool
 	meter   *nvml
 }
@@ -62,7 +64,7 @@ func openDriver(n int) (Driver, error) {
 	if err != nil {
 		return nil, call("cuDeviceGet", err)
 	}
-	d := &cuDriver{funcs: map[string]C.CUfunction{}}
+	d := &cuDriver{funcs: map[string]C.CUfunction{}, shared: map[C.CUfunction]int{}}
 	if d.info.Name, err = dev.Name(); err != nil {
 		return nil, call("cuDeviceGetName", err)
 	}
@@ -166,10 +168,11 @@ func (d *cuDriver) Func(name string, shared int) (Func, error) {
 		}
 		d.funcs[name] = f
 	}
-	if shared > 48<<10 {
+	if shared > max(48<<10, d.shared[f]) {
 		if err := d.check("cuFuncSetAttribute", C.cuFuncSetAttribute(f, C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(shared))); err != nil {
 			return nil, fmt.Errorf("%w (kernel %q, %d bytes of shared memory)", err, name, shared)
 		}
+		d.shared[f] = shared
 	}
 	return f, nil
 }
@@ -177,16 +180,22 @@ func (d *cuDriver) Func(name string, shared int) (Func, error) {
 func (d *cuDriver) Alloc(n int64) (Ptr, error) { return d.pool.get(n) }
 func (d *cuDriver) Free(p Ptr) error           { return d.pool.put(p) }
 
+// HtoD copies through the staging buffer. Small copies follow one another in it without
+// waiting: a batch has half a dozen.
 func (d *cuDriver) HtoD(dst Ptr, src []byte) error {
 	for len(src) > 0 {
-		n := min(len(src), pinnedBytes)
-		C.memcpy(d.pinned, unsafe.Pointer(&src[0]), C.size_t(n))
-		if err := d.check("cuMemcpyHtoDAsync_v2", C.cuMemcpyHtoDAsync(C.CUdeviceptr(dst), d.pinned, C.size_t(n), d.stream)); err != nil {
+		if d.staged == pinnedBytes {
+			if err := d.Sync(); err != nil {
+				return err
+			}
+		}
+		n := min(len(src), pinnedBytes-d.staged)
+		at := unsafe.Add(d.pinned, d.staged)
+		C.memcpy(at, unsafe.Pointer(&src[0]), C.size_t(n))
+		if err := d.check("cuMemcpyHtoDAsync_v2", C.cuMemcpyHtoDAsync(C.CUdeviceptr(dst), at, C.size_t(n), d.stream)); err != nil {
 			return err
 		}
-		if err := d.Sync(); err != nil { // the staging buffer is reused
-			return err
-		}
+		d.staged += n
 		src, dst = src[n:], dst+Ptr(n)
 	}
 	return nil
@@ -243,6 +252,7 @@ func (d *cuDriver) Launch(f Func, grid, block [3]int, shared int, args ...any) e
 func (d *cuDriver) Joules() (float64, bool) { return d.meter.joules() }
 
 func (d *cuDriver) Sync() error {
+	d.staged = 0
 	return d.check("cuStreamSynchronize", C.cuStreamSynchronize(d.stream))
 }
 

@@ -89,20 +89,37 @@ func (p *program) lower(s *runtime.Step) (func() error, *weight, error) {
 
 func blocks(n, per int) int { return (n + per - 1) / per }
 
-// embedding looks rows up in the weight's own form where the kernel reads that
-// form - a tied head is then stored once - else in a copy.
+// embedding looks rows up in the form that a tied head's products read, so that it is
+// stored once; else in a row-major table of its own.
 func (p *program) embedding(s *runtime.Step, tokens, y Ptr, l int32) (func() error, *weight, error) {
 	n := s.Node
 	vocab, width := n.Weight.Data.Dims()
+	if head := p.multiplies(n.Weight); head != nil && head.Kernel.Layout == sparse.LayoutDense && p.tiled(head.Kernel, width, p.group(head)) {
+		w, err := p.load(head)
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err := p.fn(fmt.Sprintf("embedding_tile_%v_f16", w.t), 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func() error {
+			return p.d.Launch(f, [3]int{p.rows, 1, 1}, [3]int{256, 1, 1}, 0, y, w.values, w.scale, tokens, int32(vocab), int32(width), l)
+		}, w, nil
+	}
 	t, layout := s.Kernel.Weight, s.Kernel.Layout
 	w := p.linears[n.Weight]
 	if w == nil || layout != sparse.LayoutDense || t == sparse.Int4 || w.ld != width {
 		shared := layout == sparse.LayoutDense && t != sparse.Int4 && up(width, padding(layout, t)) == width
-		if t == sparse.Int4 {
+		var err error
+		m := n.Weight.Data
+		if t == sparse.Int4 { // no kernel looks up row-major int4: its numbers, in a wider type
+			if m, err = sparse.Pack(m, sparse.LayoutDense, t, p.plan.Group); err != nil {
+				return nil, nil, err
+			}
 			t = p.act
 		}
-		var err error
-		if w, err = p.upload(n.Weight.Data, sparse.LayoutDense, t, 0, 1); err != nil {
+		if w, err = p.upload(m, sparse.LayoutDense, t, 0, 1); err != nil {
 			return nil, nil, err
 		}
 		if shared {
@@ -185,48 +202,5 @@ func (p *program) rope(s *runtime.Step, x, y Ptr, l int32) (func() error, error)
 			return err
 		}
 		return p.d.Launch(f, [3]int{p.rows, heads, 1}, [3]int{32, 1, 1}, 0, y, tb.cos, tb.sin, pos, l, int32(a.HeadDim), int32(a.HeadDim), int32(0))
-	}, nil
-}
-
-// attention writes keys and values to the cache, then attends: by the fused
-// kernels where they know the head size, else by the plain one.
-func (p *program) attention(s *runtime.Step, y Ptr, l int32) (func() error, error) {
-	a := s.Node.Attr.(model.Attention)
-	q, k, v := p.buffers[s.In[0]], p.buffers[s.In[1]], p.buffers[s.In[2]]
-	pos, seq, table := p.buffers[s.In[3]], p.buffers[s.In[4]], p.buffers[s.In[5]]
-	kvw := a.KVHeads * a.HeadDim
-	lkv := int32(ld(kvw))
-	kc, vc := p.kv[a.Layer][0], p.kv[a.Layer][1]
-	pages, page := int32(p.maxPages), int32(p.plan.KV.PageTokens)
-	write, err := p.fn("kv_write"+p.t(), 0)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := p.fn("attention"+p.t(), 0)
-	if err != nil {
-		return nil, err
-	}
-	var decode Func
-	if group := a.Heads / a.KVHeads; p.act == sparse.F16 && (a.HeadDim == 64 || a.HeadDim == 128) && group <= 8 {
-		g := 1
-		for ; g < group; g *= 2 {
-		}
-		if g == 2 {
-			g = 4
-		}
-		if decode, err = p.fn(fmt.Sprintf("attention_decode_f16_hd%d_g%d", a.HeadDim, g), 0); err != nil {
-			return nil, err
-		}
-	}
-	return func() error {
-		if err := p.d.Launch(write, [3]int{p.rows, 1, 1}, [3]int{128, 1, 1}, 0, kc, vc, k, v, pos, seq, table, pages, page, int32(kvw), lkv, lkv); err != nil {
-			return err
-		}
-		if decode != nil {
-			return p.d.Launch(decode, [3]int{p.rows, a.KVHeads, 1}, [3]int{128, 1, 1}, 0, y, Ptr(0), q, kc, vc, pos, seq, table, pages, page,
-				int32(a.Heads), int32(a.KVHeads), l, l, int32(a.Window), a.Scale)
-		}
-		return p.d.Launch(plain, [3]int{p.rows, a.Heads, 1}, [3]int{128, 1, 1}, 0, y, q, kc, vc, pos, seq, table, pages, page,
-			int32(a.Heads), int32(a.KVHeads), int32(a.HeadDim), l, l, int32(a.Window), a.Scale)
 	}, nil
 }

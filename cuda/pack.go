@@ -8,19 +8,22 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// weight is a Linear's weight in device memory, in the row-major forms of
-// kernels/weights.cuh and spmv_csr.cuh.
+// weight is a Linear's weight in device memory: in the row-major forms of
+// kernels/weights.cuh and spmv_csr.cuh, or in tensor-core tiles.
 type weight struct {
 	layout    sparse.Layout
 	t         sparse.DType
 	rows, in  int
-	ld        int // elements from row to row of values: ldw, ldv
-	ldm       int // uint16 words of metadata a row (nm24)
-	lds       int // scales a row (int4)
-	shift     int // log2 of the columns of a scale (int4)
-	colBits   int // csr
+	ld        int  // elements from row to row of values: ldw, ldv
+	ldm       int  // uint16 words of metadata a row (nm24)
+	lds       int  // scales a row (int4)
+	shift     int  // log2 of the columns of a scale (int4)
+	colBits   int  // csr
+	tiled     bool // values in tiles; metadata, and int4's scales, are inside
+	kt        int  // tiles across
+	maxTile   int  // bytes of the largest bitmap tile
 	values    Ptr
-	meta      Ptr // nm24 metadata, csr columns
+	meta      Ptr // nm24 metadata, csr columns, where bitmap tiles start
 	rowptr    Ptr // csr
 	scale     Ptr // int8: f32 a row; int4: f16 a group
 	bytes     sparse.Bytes

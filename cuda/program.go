@@ -29,20 +29,32 @@ type program struct {
 	vectors  map[*model.Weight]Ptr
 	linears  map[*model.Weight]*weight
 	tables   map[*float64]rope // RoPE tables by their frequencies
-	tile     Ptr               // scratch: a layer repacked for tensor cores
-	codes    Ptr               // scratch: int8 activations
-	codesS   Ptr               // their scales
+	sums     Ptr               // scratch: of tile products whose k is split
+	tickets  Ptr               // scratch: how many blocks of a tile are done
+	codes    Ptr               // scratch: converted activations
+	codesS   Ptr               // their scales (int8)
+	attn     attnScratch
 	maxPages int
 	held     []Ptr
 
+	rowMajor bool // no tiles: see Backend.RowMajor
+	alone    bool // every Linear converts its own input (timing)
+	// While compiling: the buffer whose converted form is in codes, and by which kernel.
+	converted   Ptr
+	convertedBy string
+	staging     Ptr
+	stageBytes  int64
+
 	deviceBytes, workspace, kvBytes int64
 	usedPages                       map[int32]bool
-	replay                          Replay // one decode step as a graph
+	replay                          map[int]Replay // one decode step as a graph, by context class
 	closed                          bool
 
 	// the batch in flight
 	rows, selected int
 	single         bool   // no sequence has two rows
+	class          int    // the longest context, up to a power of two
+	runs           []run  // of rows that one attention kernel takes
 	host           []byte // staging
 }
 
@@ -66,7 +78,7 @@ func (p *program) compile() error {
 	p.act = sparse.F16
 	p.inputs = p.plan.Describe()
 	p.vectors, p.linears, p.tables = map[*model.Weight]Ptr{}, map[*model.Weight]*weight{}, map[*float64]rope{}
-	p.usedPages = map[int32]bool{}
+	p.usedPages, p.replay = map[int32]bool{}, map[int]Replay{}
 	for _, s := range p.plan.Steps {
 		if s.Kernel.Weight == sparse.F32 && (s.Node.Op == model.OpLinear || s.Node.Op == model.OpEmbedding) {
 			p.act = sparse.F32
@@ -83,8 +95,17 @@ func (p *program) compile() error {
 		if err != nil {
 			return fmt.Errorf("cuda: %q: %w", s.Node.Name, err)
 		}
+		if p.buffers[s.Out] == p.converted {
+			p.converted = 0
+		}
 		p.steps = append(p.steps, st)
 		p.weights = append(p.weights, st.w)
+	}
+	if err := p.freeStage(); err != nil {
+		return err
+	}
+	if err := p.attn.reserve(p); err != nil {
+		return err
 	}
 	return p.scratch()
 }
@@ -145,38 +166,6 @@ func (p *program) allocate() error {
 		p.kv = append(p.kv, kv)
 		p.kvBytes += 2 * n
 	}
-	return nil
-}
-
-// scratch reserves what large batches need: room for the largest layer as tiles,
-// and int8 codes of its input.
-func (p *program) scratch() error {
-	var tileBytes, codes int64
-	for _, w := range p.weights {
-		if w == nil || !w.tiled() {
-			continue
-		}
-		tileBytes = max(tileBytes, int64(w.form().Size(w.rows, w.in)))
-		if w.t == sparse.Int8 {
-			codes = max(codes, int64(p.plan.MaxRows)*int64(up(w.in, 16)))
-		}
-	}
-	if p.act != sparse.F16 || p.plan.MaxRows <= gemvRows {
-		return nil
-	}
-	var err error
-	if p.tile, err = p.alloc(tileBytes); err != nil {
-		return err
-	}
-	if codes > 0 {
-		if p.codes, err = p.alloc(codes); err != nil {
-			return err
-		}
-		if p.codesS, err = p.alloc(4 * int64(p.plan.MaxRows)); err != nil {
-			return err
-		}
-	}
-	p.workspace += tileBytes + codes
 	return nil
 }
 
@@ -257,11 +246,14 @@ func (p *program) execute(in, out []runtime.View, c *runtime.Counters) error {
 	return p.count(c, phase, graph, time.Since(start))
 }
 
-// decodeGraph runs a step of one token as a captured graph: its launches are the
-// same every time, only the numbers in the input buffers change.
+// decodeGraph runs a step of one token as a captured graph: its launches are the same
+// every time, only the numbers in the input buffers change. Long contexts are split
+// over more blocks, so that there is a graph for every class of lengths.
 func (p *program) decodeGraph() error {
-	if p.replay == nil {
-		r, err := p.d.Capture(func() error {
+	r := p.replay[p.class]
+	if r == nil {
+		var err error
+		r, err = p.d.Capture(func() error {
 			for _, s := range p.steps {
 				if err := s.run(); err != nil {
 					return fmt.Errorf("cuda: %q: %w", s.s.Node.Name, err)
@@ -272,9 +264,9 @@ func (p *program) decodeGraph() error {
 		if err != nil {
 			return err
 		}
-		p.replay = r
+		p.replay[p.class] = r
 	}
-	return p.replay.Launch()
+	return r.Launch()
 }
 
 // read copies the outputs to the host as float32.
@@ -383,8 +375,13 @@ func (p *program) Close() error {
 
 func (p *program) release() error {
 	var first error
-	if p.replay != nil {
-		first = p.replay.Close()
+	for _, r := range p.replay {
+		if err := r.Close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	if err := p.freeStage(); err != nil && first == nil {
+		first = err
 	}
 	for _, a := range p.held {
 		if err := p.d.Free(a); err != nil && first == nil {

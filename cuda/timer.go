@@ -22,7 +22,7 @@ func (b *Backend) Machine() string {
 }
 
 // kernelVersion changes when kernels do, so that cached times are measured anew.
-const kernelVersion = 1
+const kernelVersion = 2
 
 // timedRuns is how often a kernel is timed; coldBytes is how much weight memory
 // the runs rotate over, more than the largest L2 cache (50 MB on H100), so that
@@ -33,8 +33,12 @@ const (
 )
 
 // Time implements runtime.Timer: the median of event times over copies of one
-// random weight.
+// random weight, in the form that a session of large batches keeps it in.
 func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, density float64, batch int) (time.Duration, error) {
+	return b.time(ctx, k, rows, cols, density, batch, false)
+}
+
+func (b *Backend) time(ctx context.Context, k runtime.Kernel, rows, cols int, density float64, batch int, rowMajor bool) (time.Duration, error) {
 	if !b.Has(k) {
 		return 0, fmt.Errorf("cuda: %s: %w", k, runtime.ErrUnsupported)
 	}
@@ -44,7 +48,7 @@ func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 		copies = max(1, min(64, coldBytes/max(1, rows*cols*elementBits(k.Weight)/8)))
 	}
 	g := &model.Graph{Values: []model.Value{{Name: "x", Width: cols}}, Inputs: []model.ValueID{0}}
-	plan := &runtime.Plan{Graph: g, MaxRows: batch, MaxSelect: 1, Group: 64, Buffers: []runtime.Buffer{{Width: cols, Input: 0}}, Inputs: []int{0}}
+	plan := &runtime.Plan{Graph: g, MaxRows: max(batch, runtime.PrefillRows), MaxSelect: 1, Group: 64, Buffers: []runtime.Buffer{{Width: cols, Input: 0}}, Inputs: []int{0}}
 	for i := range copies {
 		w := &model.Weight{Name: fmt.Sprint("w", i), Shape: []int{rows, cols}, Data: m}
 		g.Values = append(g.Values, model.Value{Name: w.Name, Width: rows})
@@ -53,7 +57,7 @@ func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 		plan.Buffers = append(plan.Buffers, runtime.Buffer{Width: rows, Input: -1})
 		plan.Steps = append(plan.Steps, runtime.Step{Node: n, Kernel: k, In: []int{0}, Out: len(plan.Buffers) - 1, Residual: -1, Choice: &runtime.Choice{}})
 	}
-	p := &program{b: b, d: b.d, plan: plan}
+	p := &program{b: b, d: b.d, plan: plan, rowMajor: rowMajor, alone: true}
 	var ns []int64
 	err := b.do(func() error {
 		defer p.release()
@@ -105,6 +109,8 @@ func (b *Backend) LinearBytes(k runtime.Kernel, rows, cols int, density float64)
 	switch k.Layout {
 	case sparse.LayoutNM24:
 		return int64(n * (bits/2 + 1) / 8)
+	case sparse.LayoutBitmask:
+		return int64(n * (density*bits + 1) / 8)
 	case sparse.LayoutCSR:
 		return int64(n*density*(bits+16)/8) + int64(4*rows)
 	}

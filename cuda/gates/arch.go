@@ -55,7 +55,7 @@ func (a arch) resident(threads, regs, shared int) (blocks, warps int) {
 // blockThreads is the block size a kernel is launched with.
 func blockThreads(kernel string) int {
 	for _, p := range []string{"add_rmsnorm", "add", "mul", "bias_act", "silu_gate", "embedding", "rmsnorm_f", "softmax", "argmax", "topk",
-		"quantise", "im2col", "splitk"} {
+		"quantise", "round", "im2col"} {
 		if strings.HasPrefix(kernel, p) {
 			return 256
 		}

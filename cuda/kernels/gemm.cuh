@@ -6,7 +6,7 @@
 
 #if SPARSERUN_PTX == 80
 TILE_GEMMS_WIDE(Dense<__half>, gemm_f16, __half)
-TILE_GEMMS_WIDE(Dense<__nv_bfloat16>, gemm_bf16, __nv_bfloat16)
+TILE_GEMMS_WIDE(Dense<__nv_bfloat16>, gemm_bf16, __half)
 TILE_GEMMS_WIDE(Dense<int8_t>, gemm_int8, __half)
 TILE_GEMMS(DenseInt4, gemm_int4, __half)
 #elif SPARSERUN_PTX == 89

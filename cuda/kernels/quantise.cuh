@@ -1,7 +1,8 @@
 // Dynamic quantisation of activations, one scale a row:
 //   quantise_int8: scale[i] = max_j |x[i,j]| / 127, q[i,j] = round_even(x[i,j] / scale[i])
 //   quantise_e4m3: scale[i] = max_j |x[i,j]| / 448, q[i,j] = e4m3(x[i,j] / scale[i])
-//   x (rows, width) T; q (rows, ldq) bytes, columns width..ldq-1 become 0, so that a
+//   round_bf16, round_f16: q[i,j] = x[i,j] in that type, no scale: bf16 for bf16 weights, f16 for the padding alone
+//   x (rows, width) T; q (rows, ldq), columns width..ldq-1 become 0, so that a
 //   padded width can be multiplied; scale (rows) f32, 0 for a row of zeros.
 //
 // v1: one block a row, two passes, the second one from L1.
@@ -28,6 +29,16 @@ template <class T> __device__ __forceinline__ float row_max(const T* x, int widt
     }
 QUANTISE_INT8(float, f32)
 QUANTISE_INT8(__half, f16)
+
+// grid (ceil(ldq/256), rows), block 256
+#define ROUND(Q, QN)                                                                                          \
+    KERNEL round_##QN##_f16(Q* q, const __half* x, int width, int ldq, int ldx) {                             \
+        int j = blockIdx.x * blockDim.x + threadIdx.x;                                                        \
+        if (j < ldq)                                                                                          \
+            q[size_t(blockIdx.y) * ldq + j] = from_f32<Q>(j < width ? to_f32(x[size_t(blockIdx.y) * ldx + j]) : 0.0f); \
+    }
+ROUND(__nv_bfloat16, bf16)
+ROUND(__half, f16)
 #elif SPARSERUN_PTX == 89
 #define QUANTISE_E4M3(T, NAME)                                                                          \
     KERNEL quantise_e4m3_##NAME(uint8_t* q, float* scale, const T* x, int width, int ldq, int ldx) {    \

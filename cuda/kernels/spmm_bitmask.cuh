@@ -29,7 +29,7 @@ __device__ __forceinline__ uint32_t expand_word(uint32_t w0, uint32_t w1, uint32
 
 template <class X, class Y, int BN, int WM, int WN>
 __device__ __forceinline__ void spmm_bitmask(const void* x, const void* w, const uint32_t* offset, int maxtile, float* ws,
-                                             int rows, int out, int in, int ldx, const Epilogue<Y>& e) {
+                                             uint32_t* tickets, int rows, int out, int in, int ldx, const Epilogue<Y>& e) {
     constexpr int kMI = WM / 16, kNJ = WN / 8, kWarpsN = BN / WN, kXBytes = BN * 128, kPitch = kTileRows + 4;
     constexpr int kXChunks = BN * 8 / kTileThreads, kHead = 512 + 32, kOpen = 2 * 8192;
     extern __shared__ __align__(128) char smem[];
@@ -107,15 +107,17 @@ __device__ __forceinline__ void spmm_bitmask(const void* x, const void* w, const
     }
     copy_wait<0>();
     __syncthreads();
-    store_tile<Y, BN, WM, WN, kPitch>(acc, reinterpret_cast<float*>(smem), warp_m, warp_n, row0, rows, out, ws, nullptr, e);
+    store_tile<Y, BN, WM, WN, kPitch>(acc, reinterpret_cast<float*>(smem), warp_m, warp_n, row0, rows, out, ws,
+                                     tickets, nullptr, e);
 }
 
-#define SPMM_BITMASK(X, NAME, BN, WM, WN)                                                                         \
-    KERNEL __launch_bounds__(kTileThreads) spmm_bitmask_##NAME##_n##BN(                                           \
-        X* y, const X* x, const void* w, const uint32_t* offset, int maxtile, float* ws, const float* scale,      \
-        const float* bias, const X* res, int rows, int out, int in, int ldy, int ldx, int ldr, int act) {         \
-        spmm_bitmask<X, X, BN, WM, WN>(x, w, offset, maxtile, ws, rows, out, in, ldx,                             \
-                                       {y, scale, bias, res, ldy, ldr, act});                                     \
+#define SPMM_BITMASK(X, NAME, BN, WM, WN)                                                                           \
+    KERNEL __launch_bounds__(kTileThreads) spmm_bitmask_##NAME##_n##BN(                                             \
+        __half* y, const X* x, const void* w, const uint32_t* offset, int maxtile, float* ws, uint32_t* tickets,    \
+        const float* scale, const float* bias, const __half* res, int rows, int out, int in, int ldy, int ldx,      \
+        int ldr, int act) {                                                                                         \
+        spmm_bitmask<X, __half, BN, WM, WN>(x, w, offset, maxtile, ws, tickets, rows, out, in, ldx,                 \
+                                            {y, scale, bias, res, ldy, ldr, act});                                  \
     }
 SPMM_BITMASK(__half, f16, 128, 64, 64)
 SPMM_BITMASK(__half, f16, 64, 64, 32)

@@ -7,8 +7,11 @@
 // x with cp.async into one of S stages; x rows are 8 chunks of 16 bytes, chunk c of
 // row r lying at c ^ (r & 7), so that both the copies and ldmatrix touch every bank
 // once. Fragments are loaded one step ahead of the products.
-// gridDim.z > 1 splits k: each z writes f32 sums to ws (z, rows, out), and
-// splitk_finish adds them up and applies the epilogue.
+// gridDim.z > 1 splits k: every block leaves its f32 sums in ws, and the last of a tile to
+// arrive - tickets counts them - adds them up in the order of z and applies the epilogue, so
+// that few rows fill the device with one launch and always give the same bits.
+//   ws       (ceil(rows/BN), gridDim.x, gridDim.z, BN, 128) f32
+//   tickets  (ceil(rows/BN), gridDim.x) uint32, zero before; the kernel leaves zeros
 #pragma once
 #include "tile.cuh"
 #include "weights.cuh"
@@ -25,11 +28,12 @@ template <class P, int BN, int WM, int WN, int S> struct TileShape {
     static_assert(kTileRows / WM * kWarpsN * kWarp == kTileThreads, "warps");
 };
 
-// store_tile turns the block's tile in shared memory and stores it: to y through the
-// epilogue, or as sums to ws where k is split.
+// store_tile turns the block's tile in shared memory and stores it through the epilogue;
+// where k is split, the last block of the tile does so with everybody's sums.
 template <class Y, int BN, int WM, int WN, int kPitch, class Acc, int MI, int NJ>
 __device__ __forceinline__ void store_tile(const Acc (&acc)[MI][NJ][4], float* turned, int warp_m, int warp_n, int row0,
-                                           int rows, int out, float* ws, const float* tokscale, const Epilogue<Y>& e) {
+                                           int rows, int out, float* ws, uint32_t* tickets, const float* tokscale,
+                                           const Epilogue<Y>& e) {
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     // Element (output m, row n) goes to turned[n][m]; the pitch makes the 32 lanes of a
     // store, at n = 2t, m = g, hit 32 banks.
@@ -44,27 +48,45 @@ __device__ __forceinline__ void store_tile(const Acc (&acc)[MI][NJ][4], float* t
             }
     __syncthreads();
     const int m = lane * 4, o = blockIdx.x * kTileRows + m;
+    const int tile = blockIdx.y * gridDim.x + blockIdx.x, splits = gridDim.z;
+    float4* parts = reinterpret_cast<float4*>(ws) + size_t(tile) * splits * (BN * kTileRows / 4) + lane;
+    if (splits > 1) {
+#pragma unroll 1
+        for (int n = warp; n < BN && row0 + n < rows; n += kTileThreads / kWarp)
+            parts[(size_t(blockIdx.z) * BN + n) * kWarp] = *reinterpret_cast<const float4*>(turned + n * kPitch + m);
+        __threadfence(); // the sums are there before the ticket is taken
+        __syncthreads();
+        // Row 1 of the turned tile, which nobody reads any more, tells every warp.
+        uint32_t* arrived = reinterpret_cast<uint32_t*>(turned) + kPitch;
+        if (threadIdx.x == 0) *arrived = atomicInc(tickets + tile, splits - 1);
+        __syncthreads();
+        if (*arrived + 1 < splits) return;
+        __threadfence();
+    }
 #pragma unroll 1
     for (int n = warp; n < BN && row0 + n < rows; n += kTileThreads / kWarp) {
-        float4 v = *reinterpret_cast<const float4*>(turned + n * kPitch + m);
-        int i = row0 + n;
-        float f[4] = {v.x, v.y, v.z, v.w};
-        if (gridDim.z > 1) {
-#pragma unroll
-            for (int q = 0; q < 4; q++)
-                if (o + q < out) ws[(size_t(blockIdx.z) * rows + i) * out + o + q] = f[q];
+        float4 v = {};
+        if (splits > 1) {
+#pragma unroll 4
+            for (int z = 0; z < splits; z++) { // several reads at a time: this is latency
+                float4 p = __ldcg(parts + (size_t(z) * BN + n) * kWarp); // from L2: other blocks wrote it
+                v.x += p.x, v.y += p.y, v.z += p.z, v.w += p.w;
+            }
         } else {
-            float tok = tokscale ? tokscale[i] : 1.0f;
-#pragma unroll
-            for (int q = 0; q < 4; q++) f[q] *= tok;
-            e.store4(i, o, out, f);
+            v = *reinterpret_cast<const float4*>(turned + n * kPitch + m);
         }
+        const int i = row0 + n;
+        float f[4] = {v.x, v.y, v.z, v.w};
+        float tok = tokscale ? tokscale[i] : 1.0f;
+#pragma unroll
+        for (int q = 0; q < 4; q++) f[q] *= tok;
+        e.store4(i, o, out, f);
     }
 }
 
 template <class P, class Y, int BN, int WM, int WN, int S>
-__device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* ws, const float* tokscale, int rows,
-                                          int out, int in, int ldx, const Epilogue<Y>& e) {
+__device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* ws, uint32_t* tickets,
+                                          const float* tokscale, int rows, int out, int in, int ldx, const Epilogue<Y>& e) {
     using Shape = TileShape<P, BN, WM, WN, S>;
     using X = typename P::Elem;
     using Acc = decltype(acc_of(X{}));
@@ -171,15 +193,17 @@ __device__ __forceinline__ void tile_gemm(const void* x, const void* w, float* w
     __syncthreads();
 
     store_tile<Y, BN, WM, WN, Shape::kPitch>(acc, reinterpret_cast<float*>(smem), warp_m, warp_n, row0, rows, out, ws,
-                                             tokscale, e);
+                                             tickets, tokscale, e);
 }
 
 // NAME_n{128,64,32,16}: the tile's BN. Pick the smallest that holds the rows, or n128.
 #define TILE_GEMM(P, NAME, Y, BN, WM, WN, S)                                                                        \
     KERNEL __launch_bounds__(kTileThreads)                                                                          \
-        NAME##_n##BN(Y* y, const void* x, const void* w, float* ws, const float* tokscale, const float* scale,      \
-                     const float* bias, const Y* res, int rows, int out, int in, int ldy, int ldx, int ldr, int act) { \
-        tile_gemm<P, Y, BN, WM, WN, S>(x, w, ws, tokscale, rows, out, in, ldx, {y, scale, bias, res, ldy, ldr, act}); \
+        NAME##_n##BN(Y* y, const void* x, const void* w, float* ws, uint32_t* tickets, const float* tokscale,       \
+                     const float* scale, const float* bias, const Y* res, int rows, int out, int in, int ldy,       \
+                     int ldx, int ldr, int act) {                                                                   \
+        tile_gemm<P, Y, BN, WM, WN, S>(x, w, ws, tickets, tokscale, rows, out, in, ldx,                             \
+                                       {y, scale, bias, res, ldy, ldr, act});                                       \
     }
 // Stages are as many as leave two blocks an SM of sm_80 (sparse) and one of sm_86 (dense, 99 KiB).
 #define TILE_GEMMS(P, NAME, Y)            \

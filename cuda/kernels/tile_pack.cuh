@@ -7,6 +7,7 @@
 // v1: one block a tile, a word a thread and turn; grid (k-tiles, ceil(out/64)), block 128.
 #pragma once
 #include "tile.cuh"
+#include "weights.cuh"
 
 constexpr int kPackThreads = 128;
 

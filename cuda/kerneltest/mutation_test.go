@@ -19,11 +19,11 @@ var mutated = strings.Fields(`
 	gemv_f16_f16_b1 gemv_int8_f32_b1 gemv_int4_f16_b4 gemv_nm24_f16_f16_b1 gemv_nm24_bf16_f32_b1 gemv_nm24_int8_f16_b4
 	gemv_nm24_int4_f32_b1 linear_f16_f16 linear_int4_f32 linear_nm24_int8_f16 spmv_csr_f16_f16_c16_b1 spmv_csr_int8_f32_c32_b8
 	spmm_nm24_f16_n128 spmm_nm24_bf16_n32 spmm_nm24_int8_n64 spmm_nm24_int4_n16 spmm_nm24_e4m3_n16
-	gemm_f16_n64 gemm_int8_n16 gemm_int4_n32 spmm_bitmask_f16_n64 splitk_finish_f16 quantise_e4m3_f32
+	gemm_f16_n64 gemm_int8_n16 gemm_int4_n32 spmm_bitmask_f16_n64 round_bf16_f16 embedding_tile_int8_f16 embedding_tile_int4_f16 quantise_e4m3_f32
 	attention_f16 attention_decode_f16_hd64_g4 attention_combine_f16 attention_prefill_f16_hd64`)
 
 // partners are kernels that checks of others need after them.
-var partners = []string{"splitk_finish_f32", "splitk_finish_f16", "splitk_finish_bf16", "attention_combine_f16",
+var partners = []string{"attention_combine_f16",
 	"attention_decode_f16_hd64_g1", "attention_decode_f16_hd64_g4", "attention_decode_f16_hd64_g8",
 	"attention_decode_f16_hd128_g1", "attention_decode_f16_hd128_g4", "attention_decode_f16_hd128_g8"}
 

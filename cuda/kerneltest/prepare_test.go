@@ -212,3 +212,59 @@ func (r *rig) raw(v sparse.Values) ptxPtr {
 	}
 	return up(r, v.Q)
 }
+
+// embeddingTileCheck looks rows up in packed tiles, exactly what those hold.
+func embeddingTileCheck(wt sparse.DType, vocab, width int) check {
+	name := fmt.Sprintf("embedding_tile_%v_f16", wt)
+	return check{fmt.Sprintf("%s/%dx%d", name, vocab, width), []string{name}, func(r *rig) error {
+		m, _ := r.canonical(tile.Form{Type: wt}, vocab, width, 1)
+		p, err := tile.Pack(m)
+		if err != nil {
+			return err
+		}
+		scale := null
+		if p.RowScale != nil {
+			scale = up(r, p.RowScale)
+		}
+		tokens := []int32{int32(vocab - 1), 0, int32(vocab), int32(vocab / 2), -1, int32(vocab - 1)}
+		for i := range 9 { // every place of a row in its tile
+			tokens = append(tokens, int32((11*i+8)%vocab))
+		}
+		y := space(r, f16, len(tokens), width, width+1)
+		if err := r.run(name, dim(len(tokens)), dim(64), 0, y, up(r, p.Data), scale, up(r, tokens), vocab, width, width+1); err != nil {
+			return err
+		}
+		got, err := download(r, y, f16, len(tokens), width, width+1)
+		if err != nil {
+			return err
+		}
+		w := p.Read()
+		return near(got, func(i, j int) float64 {
+			if t := int(tokens[i]); t >= 0 && t < vocab {
+				return round(f16, float64(w[t*width+j]))
+			}
+			return 0
+		}, func(i, j int) float64 { return 0 })
+	}}
+}
+
+func checkRound(r *rig, t sparse.DType, rows, width int) error {
+	x := r.values(f16, rows, width, width+1, 1)
+	ldq := (width + 15) / 16 * 16
+	q := room[uint16](r, rows*ldq)
+	if err := r.run("round_"+t.String()+"_f16", dim((ldq+255)/256, rows), dim(256), 0, q, x.upload(r), width, ldq, width+1); err != nil {
+		return err
+	}
+	for n, got := range down[uint16](r, q, rows*ldq) {
+		var want uint16
+		if j := n % ldq; j < width {
+			if want = sparse.F32ToF16(float32(x.at(n/ldq, j))); t == bf16 {
+				want = sparse.F32ToBF16(float32(x.at(n/ldq, j)))
+			}
+		}
+		if got != want {
+			return fmt.Errorf("row %d column %d: want %#x, got %#x", n/ldq, n%ldq, want, got)
+		}
+	}
+	return nil
+}

@@ -236,7 +236,7 @@ func (g *grid) upload(r *rig) ptxsim.Ptr {
 	}
 	v := make([]uint16, n)
 	for i := range v {
-		v[i] = 0x7fff
+		v[i] = 0xffff
 	}
 	for i := range g.rows {
 		for j := range g.cols {

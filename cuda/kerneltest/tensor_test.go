@@ -53,17 +53,22 @@ func tensorChecks() []check {
 			cs = append(cs, bitmaskCheck(t, bn, 2, shape{5, 40, 200, .5, true}), bitmaskCheck(t, bn, 3, shape{4, 66, 128, .5, false}))
 		}
 	}
-	for _, t := range []sparse.DType{f32, f16, bf16} {
-		for act := range 6 {
-			cs = append(cs, check{fmt.Sprintf("splitk_finish/%v/act%d", t, act), []string{"splitk_finish_" + t.String()},
-				func(r *rig) error { return checkSplitK(r, t, 1+act, 5, 300, act) }})
-		}
-	}
 	for _, wt := range []sparse.DType{f16, sparse.Int8} {
 		for _, nm24 := range []bool{false, true} {
 			for _, s := range [][2]int{{1, 1}, {64, 64}, {65, 172}, {192, 130}, {129, 300}} {
 				cs = append(cs, packCheck(tile.Form{NM24: nm24, Type: wt}, s[0], s[1]))
 			}
+		}
+	}
+	for _, t := range []sparse.DType{f16, bf16} {
+		for _, s := range [][2]int{{1, 1}, {3, 33}, {2, 300}} {
+			name := fmt.Sprintf("round_%v_f16", t)
+			cs = append(cs, check{fmt.Sprintf("%s/%dx%d", name, s[0], s[1]), []string{name}, func(r *rig) error { return checkRound(r, t, s[0], s[1]) }})
+		}
+	}
+	for _, wt := range []sparse.DType{f16, bf16, sparse.Int8, sparse.Int4} {
+		for _, s := range [][2]int{{1, 1}, {64, 64}, {65, 172}, {192, 130}, {129, 300}} {
+			cs = append(cs, embeddingTileCheck(wt, s[0], s[1]))
 		}
 	}
 	return cs
@@ -95,7 +100,8 @@ func tileChecks(wt sparse.DType) []check {
 			for act := range 6 {
 				cs = append(cs, tileCheck(f, bn, 1, shape{1, 7 + act, 16, 1, true}))
 			}
-			// The third split has nothing to do.
+			// The third split has nothing to do; 4 tiles of outputs and rows have tickets of their own.
+			cs = append(cs, tileCheck(f, bn, 2, shape{bn + 2, 130, 2*k + 16, 1, true}))
 			cs = append(cs, tileCheck(f, bn, 3, shape{5, 70, 4*k + 16, 1, true}), tileCheck(f, bn, 3, shape{4, 66, 2 * k, 1, false}))
 		}
 	}
@@ -193,7 +199,7 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 		}
 		xt, yt := f16, f16
 		if f.Type == bf16 {
-			xt, yt = bf16, bf16
+			xt = bf16
 		}
 		align := 8
 		var x *grid
@@ -241,22 +247,19 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 			ldy = (s.out + 3) / 4 * 4
 		}
 		y := space(r, yt, s.rows, s.out, ldy)
-		ws := null
-		if splits > 1 {
-			ws = room[float32](r, splits*s.rows*s.out)
+		if splits > 1 && s.extra { // in place: who adds twice is seen
+			y, ldy = e.pr, e.ldr
 		}
+		ws, tickets, verify := r.splitK((s.out+127)/128*((s.rows+bn-1)/bn), splits, bn)
 		if err := r.run(name, dim((s.out+127)/128, (s.rows+bn-1)/bn, splits), dim(128), sharedBytes(f, bn),
-			y, px, up(r, p.Data), ws, ptok, pscale, e.pb, e.pr, s.rows, s.out, s.in, ldy, x.ld, e.ldr, e.act); err != nil {
+			y, px, up(r, p.Data), ws, tickets, ptok, pscale, e.pb, e.pr, s.rows, s.out, s.in, ldy, x.ld, e.ldr, e.act); err != nil {
 			return err
 		}
 		if d := r.d.LastStats().MaxDegree(); d != 1 {
 			return fmt.Errorf("bank conflicts: degree %d, want 1: %v", d, r.d.LastStats().Shared)
 		}
-		if splits > 1 {
-			if err := r.run("splitk_finish_"+yt.String(), dim((s.out+255)/256, s.rows), dim(256), 0,
-				y, ws, ptok, pscale, e.pb, e.pr, splits, s.rows, s.out, ldy, e.ldr, e.act); err != nil {
-				return err
-			}
+		if err := verify(); err != nil {
+			return err
 		}
 		got, err := download(r, y, yt, s.rows, s.out, ldy)
 		if err != nil {
@@ -269,6 +272,23 @@ func tileCheck(f tile.Form, bn, splits int, s shape) check {
 		sum, size := product(&grid{xt, s.rows, s.in, s.in, scaled}, exact, s.in)
 		return e.compare(got, s.in, sum, size)
 	}}
+}
+
+// splitK is what splits of k share: room for the sums of every tile, which ends where the
+// last of them does, and tickets; verify: the kernel leaves zeros in those.
+func (r *rig) splitK(tiles, splits, bn int) (ws, tickets ptxPtr, verify func() error) {
+	if splits == 1 {
+		return null, null, func() error { return nil }
+	}
+	ws, tickets = room[float32](r, tiles*splits*bn*128), up(r, make([]uint32, tiles))
+	return ws, tickets, func() error {
+		for i, n := range down[uint32](r, tickets, tiles) {
+			if n != 0 {
+				return fmt.Errorf("ticket of tile %d: want 0, got %d", i, n)
+			}
+		}
+		return nil
+	}
 }
 
 // Every kernel has a check.

@@ -19,11 +19,13 @@ type Driver struct {
 	kernels map[string]*ptxsim.Kernel
 	marks   []time.Time
 	record  *replay // capturing
+	// Launches counts kernels by name, those of replayed graphs included.
+	Launches map[string]int
 }
 
 // Open makes a simulated device.
 func Open(cfg ptxsim.Config) *Driver {
-	return &Driver{Device: ptxsim.NewDevice(cfg), kernels: map[string]*ptxsim.Kernel{}}
+	return &Driver{Device: ptxsim.NewDevice(cfg), kernels: map[string]*ptxsim.Kernel{}, Launches: map[string]int{}}
 }
 
 // fail turns a simulator's result into the driver error it stands for.
@@ -46,7 +48,7 @@ func fail(call string, err error) error {
 func (d *Driver) Info() cuda.Info {
 	c := d.Device.Config()
 	_, total, _, _ := d.Device.MemInfo()
-	return cuda.Info{Name: d.Device.Name(), Major: c.Major, Minor: c.Minor, Memory: total, SMs: 1, Simulated: true}
+	return cuda.Info{Name: d.Device.Name(), Major: c.Major, Minor: c.Minor, Memory: total, SMs: c.Multiprocessors, Simulated: true}
 }
 
 // Load implements cuda.Driver.
@@ -124,6 +126,7 @@ func (d *Driver) Launch(f cuda.Func, grid, block [3]int, shared int, args ...any
 	}
 	k := f.(*ptxsim.Kernel)
 	return d.now(func() error {
+		d.Launches[k.Name()]++
 		return fail("cuLaunchKernel "+k.Name(), d.Device.Launch(k, dim(grid), dim(block), shared, own...))
 	})
 }

@@ -167,6 +167,11 @@ func (s *suite) attentionCase(t *testing.T, att model.Attention, kv sparse.DType
 	add(0, 20)
 	add(2, 9)
 	step("prompt and tokens", chunk)
+	chunk = nil
+	add(2, 12)
+	add(0, 1)
+	add(1, 2)
+	step("tokens after a prompt", chunk)
 	for range 3 {
 		chunk = nil
 		add(0, 1)

@@ -67,7 +67,7 @@ func (s *suite) tied(t *testing.T, k runtime.Kernel, w *model.Weight, rows []flo
 		for c, y := range last {
 			q := float64(y) * float64(rows[v*width+c])
 			want[v] += q
-			bound[v] += math.Abs(q)*(float64(width+8)*unit+s.round) + math.Abs(float64(rows[v*width+c]))*half
+			bound[v] += math.Abs(q)*(float64(width+8)*unit+s.roundOf(k)) + math.Abs(float64(rows[v*width+c]))*half
 		}
 	}
 	equal(t, name(k, " tied"), got, want, bound)

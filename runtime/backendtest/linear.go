@@ -118,7 +118,7 @@ func (s *suite) linearCase(t *testing.T, k runtime.Kernel, group, rows, cols int
 				// the terms' size (Higham, section 4.2); 8 more for scales, bias, residual.
 				// Where activations are rounded, the inputs are, and each of the values on
 				// the way, none of which is larger than size: 4 roundings of the whole.
-				bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+4*s.round) + s.tiny()
+				bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+4*s.roundOf(k)) + s.tiny()
 			}
 		}
 		equal(t, name(id, " epilogue ", variant, " batch ", batch), run(t, p, batch, rows, floats(batch, cols, xs), floats(batch, rows, rs)), want, bound)
@@ -287,7 +287,7 @@ func (s *suite) mixed(t *testing.T) {
 						size += math.Abs(q)
 					}
 					want[i*rows+o] = y
-					bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+float64(2+len(kernels))*s.round) + s.tiny()
+					bound[i*rows+o] = size*(float64(cols+8)/(1<<24)+float64(2+len(kernels))*s.roundOf(kernels[0])) + s.tiny()
 				}
 			}
 			equal(t, name(id, " batch ", batch), run(t, p, batch, rows, floats(batch, cols, xs)), want, bound)

@@ -24,6 +24,20 @@ type Option func(*suite)
 // (2^-11 for half precision); 0 for float32.
 func ActRounding(u float64) Option { return func(s *suite) { s.round = u } }
 
+// KernelRounding is ActRounding for Linears whose kernels round activations further:
+// the unit for each kernel (2^-8 for bf16).
+func KernelRounding(of func(k runtime.Kernel) float64) Option {
+	return func(s *suite) { s.kernelRound = of }
+}
+
+// roundOf is the rounding of a Linear's activations.
+func (s *suite) roundOf(k runtime.Kernel) float64 {
+	if s.kernelRound != nil {
+		return max(s.round, s.kernelRound(k))
+	}
+	return s.round
+}
+
 // Groups tells which columns per scale the backend takes for quantised weights (0:
 // the whole row); without it, all.
 func Groups(ok func(k runtime.Kernel, group int) bool) Option {
@@ -35,6 +49,8 @@ type suite struct {
 	new    func() runtime.Backend
 	round  float64
 	groups func(k runtime.Kernel, group int) bool
+	// kernelRound is nil where all Linears round alike.
+	kernelRound func(k runtime.Kernel) float64
 }
 
 // Run tests the backends that open makes; each test opens and closes its own.
