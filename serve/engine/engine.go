@@ -40,6 +40,9 @@ type Options struct {
 	NoPrefixCache bool    // forget the keys and values of a request with its end
 	Shadow        float64 // 0..1: share of requests that are run again on Dense, when idle
 	Dense         *runtime.Session
+	// Yield says whether others on this machine have work: dense twins wait for them
+	// too. It is called often; nil: nobody has.
+	Yield func() bool
 }
 
 func (o *Options) check(p *runtime.Plan) error {
@@ -68,7 +71,7 @@ type Engine struct {
 	context int
 	wake    chan struct{} // holds a token while the scheduler has something to look at
 	sweep   atomic.Bool   // some request was cancelled
-	waiting atomic.Int32  // as the queue's length, for the shadow runs
+	live    atomic.Int64  // requests that were accepted and have not ended
 	stopped chan struct{} // closed when the scheduler has ended
 
 	mu       sync.Mutex // guards what follows
@@ -122,6 +125,9 @@ func (e *Engine) Tokenizer() *tokenizer.Tokenizer { return e.s.Graph().Tokenizer
 // Context is the most tokens that a prompt and its output may have together.
 func (e *Engine) Context() int { return e.context }
 
+// Busy reports whether any request is waiting or running.
+func (e *Engine) Busy() bool { return e.live.Load() > 0 }
+
 // Submit queues a request and returns at once. The error wraps ErrFull (a *Busy),
 // ErrDraining, ErrClosed, runtime.ErrContext (prompt too long), runtime.ErrOption or
 // runtime.ErrInput (a token that does not exist). The end of ctx cancels the request.
@@ -174,7 +180,7 @@ func (e *Engine) enqueue(ctx context.Context, j *job) error {
 	if !j.Deadline.IsZero() {
 		e.sweep.Store(true) // so that it is watched
 	}
-	e.waiting.Store(int32(e.queue.len()))
+	e.live.Add(1)
 	e.st.Accepted++
 	e.signal()
 	return nil

@@ -51,6 +51,11 @@ func (e *Engine) loop() {
 			return
 		case !idle:
 			e.turn()
+		case len(e.shadows) > 0 && e.o.Yield != nil && e.o.Yield():
+			select {
+			case <-e.wake:
+			case <-time.After(50 * time.Millisecond):
+			}
 		case len(e.shadows) > 0:
 			e.shadow()
 		default:
@@ -118,7 +123,6 @@ func (e *Engine) reap() {
 		}
 		return hit
 	})
-	e.waiting.Store(int32(e.queue.len()))
 	e.mu.Unlock()
 	for _, j := range out {
 		gone(j)
@@ -140,6 +144,7 @@ func (e *Engine) end(j *job, err error, reason string) {
 		j.seq = nil
 	}
 	j.release()
+	e.live.Add(-1)
 	if err != nil {
 		if j.stream != nil {
 			j.stream.end(err)
@@ -177,7 +182,6 @@ func (e *Engine) admit() {
 		}
 		e.mu.Lock()
 		e.queue.pop()
-		e.waiting.Store(int32(e.queue.len()))
 		if j.started.IsZero() {
 			j.started = time.Now()
 			e.st.Queue.add(j.started.Sub(j.submitted).Seconds())
@@ -366,7 +370,6 @@ func (e *Engine) preempt(j *job) {
 	e.st.Preemptions++
 	e.st.Recomputed += uint64(done)
 	e.queue.resume(j)
-	e.waiting.Store(int32(e.queue.len()))
 	e.mu.Unlock()
 }
 

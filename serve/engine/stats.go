@@ -104,7 +104,7 @@ type ShadowStats struct {
 	DensePrefill, SparsePrefill time.Duration
 	DenseDecode, SparseDecode   time.Duration
 	MaxAbsError                 float64 // largest difference of a logit
-	Flips                       uint64  // decode steps in which the legs' likeliest tokens differ
+	Flips                       uint64  // steps after which the legs' likeliest tokens differ
 }
 
 // Prefill is how many times as fast as the dense twin prompts were, 0 before a
