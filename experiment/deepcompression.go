@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -63,7 +64,7 @@ func Compressions(net string) (Compression, error) {
 		return Compression{Net: net, Dense: adam(15, 1e-3), Prune: adam(30, 1e-3), Keep: []float64{0.07, 0.09, 0.26}, Share: adam(4, 2e-4), Bits: []int{5, 5, 5},
 			Teach: train.Distill{Temperature: 3, Weight: 0.7}}, nil
 	case "lenet-5":
-		return Compression{Net: net, Dense: adam(8, 1e-3), Prune: adam(12, 1e-3), Keep: []float64{0.66, 0.12, 0.06, 0.19}, Share: adam(2, 2e-4), Bits: []int{8, 5, 5, 5},
+		return Compression{Net: net, Dense: adam(5, 1e-3), Prune: adam(7, 1e-3), Keep: []float64{0.66, 0.12, 0.06, 0.19}, Share: adam(1, 2e-4), Bits: []int{8, 5, 5, 5},
 			Teach: train.Distill{Temperature: 3, Weight: 0.7}}, nil
 	}
 	return Compression{}, fmt.Errorf("experiment: network %.40q: want lenet-300-100 or lenet-5: %w", net, ErrOption)
@@ -95,7 +96,9 @@ type compressor struct {
 	seed uint64
 	pool *linalg.Pool
 	log  func(string)
-	out  Compressed
+	// taught is the training set with the dense network's answers; nil before there are any.
+	taught *train.Items
+	out    Compressed
 }
 
 func (r *compressor) say(format string, a ...any) {
@@ -106,10 +109,10 @@ func (r *compressor) say(format string, a ...any) {
 
 func (r *compressor) fit(n *train.Net, o train.Options) error {
 	o.Seed = r.seed
-	if o.Teacher != nil {
+	if r.taught != nil {
 		o.Loss = r.c.Teach
 	}
-	_, err := train.Fit(r.ctx, n, r.d.Train, o, func(p train.Progress) {
+	_, err := train.Fit(r.ctx, n, cmp.Or(r.taught, r.d.Train), o, func(p train.Progress) {
 		if p.Step%(max(1, p.Steps/4)) == 0 {
 			r.say("step %d of %d, loss %.4f, %.0f samples/s, %s left", p.Step, p.Steps, p.Loss, p.PerSecond, p.Remaining.Round(time.Second))
 		}
@@ -139,20 +142,17 @@ func (r *compressor) run(path string) (Compressed, error) {
 		return r.out, err
 	}
 	r.say("dense: %.2f %%", 100*r.out.Dense)
-	if err := n.Store(); err != nil {
-		return r.out, err
-	}
-	var teacher *train.Net
 	if r.c.Teach.Weight > 0 {
-		// Store made copies, so the teacher keeps the dense weights.
-		if teacher, err = train.New(g, r.pool); err != nil {
+		d := *r.d.Train
+		if err := d.Teach(n, 500); err != nil {
 			return r.out, err
 		}
+		r.taught = &d
 	}
-	if err := r.prune(n, teacher); err != nil {
+	if err := r.prune(n); err != nil {
 		return r.out, err
 	}
-	if err := r.share(n, teacher); err != nil {
+	if err := r.share(n); err != nil {
 		return r.out, err
 	}
 	if err := n.Store(); err != nil {
@@ -177,13 +177,12 @@ func matrices(n *train.Net) []*train.Param {
 	return out
 }
 
-func (r *compressor) prune(n, teacher *train.Net) error {
+func (r *compressor) prune(n *train.Net) error {
 	m := matrices(n)
 	if len(m) != len(r.c.Keep) || len(m) != len(r.c.Bits) {
 		return fmt.Errorf("experiment: %s: want Keep and Bits of %d matrices, got %d and %d: %w", r.c.Net, len(m), len(r.c.Keep), len(r.c.Bits), ErrOption)
 	}
 	o := r.c.Prune
-	o.Teacher = teacher
 	last := -1
 	o.OnStep = func(step, total int, _ *train.Net) error {
 		ramp := total * 2 / 3
@@ -246,7 +245,7 @@ func largest(p *train.Param, keep float64) *sparse.Mask {
 	return m
 }
 
-func (r *compressor) share(n, teacher *train.Net) error {
+func (r *compressor) share(n *train.Net) error {
 	for i, p := range matrices(n) {
 		c, err := codebook.Cluster(p.W, 1<<r.c.Bits[i])
 		if err != nil {
@@ -257,9 +256,7 @@ func (r *compressor) share(n, teacher *train.Net) error {
 			return err
 		}
 	}
-	o := r.c.Share
-	o.Teacher = teacher
-	return r.fit(n, o)
+	return r.fit(n, r.c.Share)
 }
 
 func (r *compressor) write(g *model.Graph, path string) error {

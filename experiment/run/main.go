@@ -72,6 +72,21 @@ func run(args []string) error {
 			rows = append(rows, r)
 		}
 		return experiment.DeepTable(os.Stdout, rows)
+	case "resnet20":
+		d, err := train.OpenCIFAR10(filepath.Join(*data, "resnet", "cifar10_test_jpeg_0000-1999.bin.gz"))
+		if err != nil {
+			return err
+		}
+		sl := experiment.ResNet20Slimming()
+		var rows []experiment.Slimmed
+		for s := range *seeds {
+			r, err := experiment.ResNet20(ctx, filepath.Join(*data, "resnet", "resnet20.onnx"), d, sl, uint64(s+1), *dir, *threads, j, log)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, r)
+		}
+		return experiment.ResNet20Table(os.Stdout, rows, sl.Folds)
 	}
 	return fmt.Errorf("want deep or resnet20, got %q", args[0])
 }
