@@ -325,3 +325,25 @@ func TestText(t *testing.T) {
 	text.Fill(&b, []int{1, 2})
 	require.Equal(t, Batch{Rows: 4, Tokens: []int32{4, 5, 6, 8}, Targets: []int32{5, 6, 7, 9}, Seqs: []int{3, 1}}, b)
 }
+
+// TestSparseAdam: where few weights are kept the optimiser visits those alone; it moves them as it
+// does when it visits all, to the bit.
+func TestSparseAdam(t *testing.T) {
+	n, ref := mlp(t, 2, 200, 150, 4), mlp(t, 2, 200, 150, 4)
+	for _, net := range []*Net{n, ref} {
+		m := sparse.NewMask(150, 200)
+		for i := range 150 * 200 {
+			if i%7 == 3 {
+				m.Keep(i/200, i%200)
+			}
+		}
+		require.NoError(t, net.Params[0].SetMask(m))
+	}
+	require.Len(t, n.Params[0].keep, (150*200+3)/7)
+	ref.Params[0].keep = nil
+	for _, net := range []*Net{n, ref} {
+		_, err := Fit(context.Background(), net, blobs(1, 300, 200, 4), Options{Epochs: 2, Batch: 30, Rate: 1e-2, Optimiser: Adam{Decay: 1e-3}}, nil)
+		require.NoError(t, err)
+	}
+	require.Equal(t, ref.Snapshot(), n.Snapshot())
+}

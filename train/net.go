@@ -2,6 +2,7 @@ package train
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
@@ -21,6 +22,7 @@ type Param struct {
 
 	mask   *sparse.Mask
 	drop   []int32 // positions that the mask drops
+	keep   []int32 // the others, where they are few
 	ties   *ties   // nil: every weight for itself
 	weight *model.Weight
 }
@@ -30,7 +32,7 @@ func (p *Param) Mask() *sparse.Mask { return p.mask }
 
 // SetMask prunes the weights that m drops and keeps them at zero; nil lifts the mask.
 func (p *Param) SetMask(m *sparse.Mask) error {
-	p.mask, p.drop = nil, nil
+	p.mask, p.drop, p.keep = nil, nil, nil
 	if m == nil {
 		return nil
 	}
@@ -45,8 +47,29 @@ func (p *Param) SetMask(m *sparse.Mask) error {
 			}
 		}
 	}
+	if 5*len(p.drop) >= 2*len(p.W) {
+		p.keep = make([]int32, 0, len(p.W)-len(p.drop))
+		next := 0
+		for i := range p.W {
+			if next < len(p.drop) && int(p.drop[next]) == i {
+				next++
+			} else {
+				p.keep = append(p.keep, int32(i))
+			}
+		}
+	}
 	p.apply(p.W)
 	return nil
+}
+
+// kept lists the positions lo..hi-1 that the mask keeps; ok is false where that is not worth a list.
+func (p *Param) kept(lo, hi int) (at []int32, ok bool) {
+	if p.keep == nil {
+		return nil, false
+	}
+	a, _ := slices.BinarySearch(p.keep, int32(lo))
+	b, _ := slices.BinarySearch(p.keep, int32(hi))
+	return p.keep[a:b], true
 }
 
 // apply clears the dropped positions of x.

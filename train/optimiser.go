@@ -113,6 +113,18 @@ func (s *adamState) step(i int, p *Param, lo, hi int, rate float64, t int) {
 	} else if !p.NoDecay {
 		l2 = float32(s.Decay)
 	}
+	if at, ok := p.kept(lo, hi); ok { // the moments of pruned weights stand still
+		for _, k := range at {
+			j := int(k) - lo
+			x, d := w[j], g[j]
+			d += l2 * x
+			x -= shrink * x
+			m[j] = b1*m[j] + a1*d
+			v[j] = b2*v[j] + a2*d*d
+			w[j] = x - lr*m[j]/(float32(math.Sqrt(float64(v[j])))*c2+eps)
+		}
+		return
+	}
 	for j, d := range g {
 		x := w[j]
 		d += l2 * x
