@@ -266,7 +266,7 @@ func open(path string) bool {
 // that asks for no key: a listener of this machine answers only to its own names (DNS
 // rebinding), and no listener to a page of another origin that is not allowed.
 func (s *Server) foreign(r *http.Request, auth bool) string {
-	if origin := r.Header.Get("Origin"); origin != "" && !slices.Contains(s.o.AllowOrigins, origin) && !slices.Contains(s.o.AllowOrigins, "*") {
+	if origin := r.Header.Get("Origin"); origin != "" && !s.allowed(origin) {
 		if u, err := url.Parse(origin); err != nil || u.Host != r.Host {
 			return "this origin is not allowed"
 		}
@@ -288,10 +288,14 @@ func (s *Server) foreign(r *http.Request, auth bool) string {
 	return "this host name is not allowed"
 }
 
+func (s *Server) allowed(origin string) bool {
+	return slices.Contains(s.o.AllowOrigins, origin) || slices.Contains(s.o.AllowOrigins, "*")
+}
+
 // cors answers preflight requests of allowed origins.
 func (s *Server) cors(w http.ResponseWriter, r *http.Request) (done bool) {
 	origin := r.Header.Get("Origin")
-	if origin == "" || len(s.o.AllowOrigins) == 0 {
+	if origin == "" || !s.allowed(origin) {
 		return false
 	}
 	h := w.Header()

@@ -18,12 +18,21 @@ import (
 type view struct {
 	status   registry.Status
 	loaded   bool // the fields below are set
-	m        registry.Model
+	m        about
 	lm       *engine.Stats
 	net      *engine.BatchStats
 	counters *runtime.Counters
 	twin     *runtime.Counters
 	choices  []*runtime.Choice
+}
+
+// about is what a model is.
+type about struct {
+	Name, Path string
+	Spec       registry.Spec
+	Loaded     time.Time
+	LoadTime   time.Duration
+	Info       registry.Info
 }
 
 // views copies all models, in the order of the index.
@@ -43,7 +52,7 @@ func (s *Server) views() []view {
 
 func (v *view) fill(m *registry.Model) {
 	v.loaded = true
-	v.m = registry.Model{Name: m.Name, Path: m.Path, Version: m.Version, Spec: m.Spec, Loaded: m.Loaded, LoadTime: m.LoadTime, Info: m.Info}
+	v.m = about{Name: m.Name, Path: m.Path, Spec: m.Spec, Loaded: m.Loaded, LoadTime: m.LoadTime, Info: m.Info}
 	v.choices = m.Session.Explain() // never changed
 	v.counters = m.Session.Counters()
 	if m.Dense != nil {

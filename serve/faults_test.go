@@ -1,0 +1,497 @@
+package serve
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sparserun/sparserun/serve/engine"
+)
+
+// latency is the median time of n requests that others must not slow down. The bounds it
+// is held to are far above what an idle machine needs: they tell a server that is locked
+// out from one that works.
+func (h *harness) latency(n int) time.Duration {
+	h.t.Helper()
+	var all []time.Duration
+	for range n {
+		start := time.Now()
+		status, body, _ := h.do("POST", "/v1/completions", completion(1, false))
+		require.Equal(h.t, http.StatusOK, status, body)
+		all = append(all, time.Since(start))
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func TestSlowHeaders(t *testing.T) {
+	h := start(t, Options{HeaderTimeout: 400 * time.Millisecond}, story(t))
+	var conns []net.Conn
+	for range 200 {
+		c := h.dial()
+		_, err := io.WriteString(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+		require.NoError(t, err)
+		conns = append(conns, c)
+	}
+	go func() { // one byte every now and then keeps none of them alive
+		for range 20 {
+			for _, c := range conns {
+				c.Write([]byte("a"))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	require.Less(t, h.latency(5), time.Second)
+	h.client.CloseIdleConnections()
+	require.Eventually(t, func() bool { return h.gates["http"].open() == 0 }, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestSlowBody(t *testing.T) {
+	h := start(t, Options{BodyTimeout: 300 * time.Millisecond}, story(t))
+	c := h.dial()
+	_, err := io.WriteString(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+	require.NoError(t, err)
+	go func() {
+		for range 40 {
+			if _, err := c.Write([]byte(" ")); err != nil {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	begin := time.Now()
+	resp, err := answerOf(c, 10*time.Second)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusRequestTimeout, resp.StatusCode)
+	require.Less(t, time.Since(begin), 5*time.Second)
+	require.True(t, resp.Close, "the rest of the body must not be read as a request")
+	// A body that came in time leaves no deadline behind: the stream outlasts it.
+	r := h.stream(t.Context(), 400, func(n int) bool {
+		if n == 1 {
+			time.Sleep(600 * time.Millisecond)
+		}
+		return true
+	})
+	require.NoError(t, r.err)
+	require.True(t, r.done)
+}
+
+// TestOneByteChunks sends each byte as a chunk of its own: many times the bytes and
+// pieces of what they say.
+func TestOneByteChunks(t *testing.T) {
+	h := start(t, Options{MaxBody: 256 << 10}, story(t))
+	send := func(body []byte) *http.Response {
+		c := h.dial()
+		var b bytes.Buffer
+		b.WriteString("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for _, x := range body {
+			fmt.Fprintf(&b, "1\r\n%c\r\n", x)
+		}
+		b.WriteString("0\r\n\r\n")
+		go c.Write(b.Bytes())
+		resp, err := answerOf(c, 10*time.Second)
+		require.NoError(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	require.Equal(t, http.StatusOK, send([]byte(completion(1, false))).StatusCode)
+	var before, after goruntime.MemStats
+	goruntime.ReadMemStats(&before)
+	require.Equal(t, http.StatusRequestEntityTooLarge, send(bytes.Repeat([]byte(" "), 300<<10)).StatusCode)
+	goruntime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "the body, doubling buffers, and this test's own 6 bytes a chunk")
+}
+
+func TestHugeBody(t *testing.T) {
+	h := start(t, Options{MaxBody: 1 << 20}, story(t))
+	t.Run("announced", func(t *testing.T) {
+		c := h.dial()
+		_, err := io.WriteString(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10737418240\r\n\r\n")
+		require.NoError(t, err)
+		resp, err := answerOf(c, 5*time.Second)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+		b, _ := io.ReadAll(resp.Body)
+		require.Contains(t, string(b), "1048576 bytes")
+	})
+	t.Run("streamed", func(t *testing.T) {
+		c := h.dial()
+		_, err := io.WriteString(c, "POST /v2/models/story/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+		require.NoError(t, err)
+		chunk := []byte(fmt.Sprintf("%x\r\n%s\r\n", 64<<10, make([]byte, 64<<10)))
+		sent := 0
+		c.SetWriteDeadline(time.Now().Add(20 * time.Second))
+		for sent < 10<<30 {
+			if _, err = c.Write(chunk); err != nil {
+				break
+			}
+			sent += 64 << 10
+		}
+		require.Error(t, err, "10 GiB were taken")
+		require.Less(t, sent, 64<<20, "cut at 1 MiB, and what the sockets hold")
+	})
+	require.Zero(t, h.bodies.used.Load())
+}
+
+func zipped(t *testing.T, b []byte) string {
+	t.Helper()
+	var z bytes.Buffer
+	w, err := gzip.NewWriterLevel(&z, gzip.BestSpeed)
+	require.NoError(t, err)
+	_, err = w.Write(b)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return z.String()
+}
+
+func TestCompressedBodies(t *testing.T) {
+	h := start(t, Options{MaxBody: 1 << 20}, story(t))
+	status, body, _ := h.do("POST", "/v1/completions", zipped(t, []byte(completion(1, false))), "Content-Encoding", "gzip")
+	require.Equal(t, http.StatusOK, status, body)
+	bomb := zipped(t, make([]byte, 128<<20))
+	require.Less(t, len(bomb), 1<<20)
+	var before, after goruntime.MemStats
+	goruntime.ReadMemStats(&before)
+	status, body, _ = h.do("POST", "/v1/completions", bomb, "Content-Encoding", "gzip")
+	goruntime.ReadMemStats(&after)
+	require.Equal(t, http.StatusRequestEntityTooLarge, status, body)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "128 MiB were not unpacked")
+	for enc, want := range map[string]int{"br": http.StatusUnsupportedMediaType, "gzip, gzip": http.StatusUnsupportedMediaType, "deflate": http.StatusBadRequest, "gzip": http.StatusBadRequest} {
+		status, body, _ = h.do("POST", "/v1/completions", completion(1, false), "Content-Encoding", enc)
+		require.Equal(t, want, status, "%s: %s", enc, body)
+	}
+}
+
+// TestBodyMemory holds bodies of many requests, each within its limit, to a limit together.
+func TestBodyMemory(t *testing.T) {
+	h := start(t, Options{MaxBody: 1 << 20, BodyMemory: 3 << 20}, story(t))
+	var conns []net.Conn
+	for range 8 {
+		c := h.dial()
+		_, err := io.WriteString(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n")
+		require.NoError(t, err)
+		go c.Write(make([]byte, 1<<20-1)) // all but one byte
+		conns = append(conns, c)
+	}
+	full := 0
+	for _, c := range conns {
+		if resp, err := answerOf(c, time.Second); err == nil {
+			require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+			require.Equal(t, "1", resp.Header.Get("Retry-After"))
+			resp.Body.Close()
+			full++
+		}
+	}
+	require.NotZero(t, full)
+	require.LessOrEqual(t, h.bodies.used.Load(), int64(3<<20))
+	for _, c := range conns {
+		c.Close()
+	}
+	require.Eventually(t, func() bool { return h.bodies.used.Load() == 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Less(t, h.latency(3), 2*time.Second)
+}
+
+func TestHeaderFlood(t *testing.T) {
+	h := start(t, Options{MaxHeader: 16 << 10}, story(t))
+	for name, head := range map[string]string{
+		"long":  "X-Long: " + strings.Repeat("a", 1<<20) + "\r\n",
+		"many":  strings.Repeat("X-Many: a\r\n", 1<<16),
+		"path":  "",
+		"token": "Authorization: Bearer " + strings.Repeat("a", 64<<10) + "\r\n",
+	} {
+		c := h.dial()
+		path := "/healthz"
+		if name == "path" {
+			path = "/" + strings.Repeat("a", 1<<17)
+		}
+		go io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n"+head+"\r\n")
+		resp, err := answerOf(c, 10*time.Second)
+		require.NoError(t, err, name)
+		resp.Body.Close()
+		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, resp.StatusCode, name)
+	}
+}
+
+// TestIdleConnections opens many times as many connections as the server holds: a new
+// request gets through, as idle connections make room.
+func TestIdleConnections(t *testing.T) {
+	h := start(t, Options{MaxConns: 64}, story(t))
+	for range 400 {
+		h.dial()
+	}
+	require.Less(t, h.latency(5), time.Second)
+	require.LessOrEqual(t, h.gates["http"].open(), 64)
+	require.NotZero(t, h.gates["http"].evicted.Load())
+	_, body, _ := h.get("/metrics")
+	require.Regexp(t, `sparserun_connections_dropped_total\{listener="http",reason="evicted"\} [1-9]`, body)
+}
+
+// TestDisconnects drops streams after their first chunk. Slots, pages and goroutines are
+// back to what they were.
+func TestDisconnects(t *testing.T) {
+	n := 1000
+	if testing.Short() {
+		n = 100
+	}
+	h := start(t, Options{}, story(t))
+	var left atomic.Int64
+	left.Store(int64(n))
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				ctx, cancel := context.WithCancel(t.Context())
+				r := h.stream(ctx, 400, func(int) bool { return false })
+				cancel()
+				if r.err != nil || r.status != http.StatusOK {
+					t.Errorf("%+v", r)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	h.idle()
+	m, release, err := h.reg.Acquire("story")
+	require.NoError(t, err)
+	defer release()
+	require.NotZero(t, m.LM.Stats().Cancelled["client"])
+	require.Less(t, h.latency(3), time.Second)
+}
+
+// TestStalledReader: a reader that stops reading is cut off after the write timeout, not
+// held for ever.
+func TestStalledReader(t *testing.T) {
+	h := start(t, Options{WriteTimeout: 300 * time.Millisecond}, story(t))
+	ended := make(chan time.Duration, 1)
+	h.public.Handler = h.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := w.Write(piece); err != nil {
+				break
+			}
+		}
+		ended <- time.Since(begin)
+	}), true)
+	c := h.dial()
+	_, err := io.WriteString(c, "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	require.NoError(t, err)
+	select {
+	case took := <-ended:
+		require.GreaterOrEqual(t, took, 300*time.Millisecond)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the writer still waits")
+	}
+	require.Eventually(t, func() bool { return h.inFlight.Load() == 0 }, 5*time.Second, 5*time.Millisecond)
+}
+
+// TestPanics: a panic of a handler costs its request, not the process.
+func TestPanics(t *testing.T) {
+	h := start(t, Options{}, story(t))
+	good := h.public.Handler
+	bad := h.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("late") {
+			io.WriteString(w, "data: {}\n\n")
+			w.(http.Flusher).Flush()
+		}
+		var m map[string]int
+		m["x"] = 1
+	}), true)
+	h.public.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/panic" {
+			bad.ServeHTTP(w, r)
+			return
+		}
+		good.ServeHTTP(w, r)
+	})
+	status, body, _ := h.get("/v1/panic")
+	require.Equal(t, http.StatusInternalServerError, status)
+	require.JSONEq(t, `{"error":{"message":"internal error","type":"server_error","param":null,"code":"500"}}`, body)
+	resp, err := h.client.Get(h.url + "/v1/panic?late")
+	require.NoError(t, err)
+	_, err = io.ReadAll(resp.Body)
+	resp.Body.Close()
+	require.Error(t, err, "an answer that broke off must not look whole")
+	require.Contains(t, h.log.String(), "assignment to entry in nil map")
+	_, body, _ = h.get("/metrics")
+	require.Contains(t, body, "sparserun_panics_total 2")
+	require.Less(t, h.latency(3), time.Second)
+}
+
+// TestOverload offers ten times what the model can do. What is done stays within 90 % of
+// the peak, and the rest is refused fast. Rates are measured by turns in one run, so that
+// a busy machine slows both; the best of three rounds counts, as noise only ever lowers it.
+func TestOverload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 6 s")
+	}
+	spec := story(t)
+	spec.Engine = engine.Options{MaxRunning: 4, Queue: 8}
+	h := start(t, Options{}, spec)
+	const tokens, window = 200, 900 * time.Millisecond
+	var served, refused atomic.Int64
+	var mu sync.Mutex
+	var waits []time.Duration
+	ask := func(ctx context.Context) {
+		begin := time.Now()
+		req, _ := http.NewRequestWithContext(ctx, "POST", h.url+"/v1/completions", strings.NewReader(completion(tokens, false)))
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := h.client.Do(req)
+		if err != nil {
+			if ctx.Err() == nil {
+				t.Error(err)
+			}
+			return
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			served.Add(1)
+		case http.StatusTooManyRequests:
+			refused.Add(1)
+			if resp.Header.Get("Retry-After") == "" {
+				t.Error("429 without Retry-After")
+			}
+			mu.Lock()
+			waits = append(waits, time.Since(begin))
+			mu.Unlock()
+		default:
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	}
+	// closed keeps 12 requests, as many as slots and queue hold, at work.
+	closed := func() float64 {
+		served.Store(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for range 12 {
+			wg.Go(func() {
+				for time.Since(begin) < window {
+					ask(ctx)
+				}
+			})
+		}
+		wg.Wait()
+		return float64(served.Load()) / time.Since(begin).Seconds()
+	}
+	// open sends requests at a rate, whatever becomes of them.
+	open := func(rate float64) float64 {
+		served.Store(0)
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for i := 0; time.Since(begin) < window; i++ {
+			time.Sleep(time.Until(begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
+			wg.Go(func() { ask(t.Context()) })
+		}
+		wg.Wait()
+		return float64(served.Load()) / time.Since(begin).Seconds()
+	}
+	closed() // warm
+	best := 0.0
+	for range 3 {
+		peak := closed()
+		good := open(10 * peak)
+		t.Logf("peak %.1f/s, at ten times that %.1f/s", peak, good)
+		best = max(best, good/peak)
+	}
+	require.NotZero(t, refused.Load())
+	require.GreaterOrEqual(t, best, 0.9)
+	slices.Sort(waits)
+	t.Logf("%d refused, in %v at the median, %v at most", len(waits), waits[len(waits)/2], waits[len(waits)-1])
+	require.Less(t, waits[len(waits)/2], 10*time.Millisecond)
+	h.idle()
+}
+
+// TestCorruptModel loads broken files over a model that serves: it serves on.
+func TestCorruptModel(t *testing.T) {
+	h := start(t, Options{AdminAddr: "127.0.0.1:0"}, story(t))
+	dir := t.TempDir()
+	cut := filepath.Join(dir, "cut.safetensors")
+	whole, err := os.ReadFile(filepath.Join(story(t).Path, "model.safetensors"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(cut, whole[:len(whole)/2], 0o600))
+	junk := filepath.Join(dir, "junk.gguf")
+	require.NoError(t, os.WriteFile(junk, []byte("GGUF junk"), 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				r := h.stream(context.Background(), 50, nil)
+				if r.err != nil || r.status != 200 || !r.done {
+					t.Errorf("%+v", r)
+					return
+				}
+				n.Add(1)
+			}
+		})
+	}
+	admin := *h
+	admin.url = "http://" + h.AdminAddr()
+	for range 5 {
+		for _, p := range []string{cut, junk, filepath.Join(dir, "missing")} {
+			status, body, _ := admin.do("POST", "/admin/load", fmt.Sprintf(`{"name":"story","path":%q}`, p))
+			require.Equal(t, http.StatusBadRequest, status, body)
+			require.Contains(t, body, filepath.Base(p))
+		}
+		// A sound file in the same place swaps the model while requests go on.
+		status, body, _ := admin.do("POST", "/admin/load", fmt.Sprintf(`{"name":"story","path":%q}`, story(t).Path))
+		require.Equal(t, http.StatusOK, status, body)
+	}
+	cancel()
+	wg.Wait()
+	require.NotZero(t, n.Load())
+	h.idle()
+}
+
+// TestLoadUnload loads and unloads: memory and goroutines stay.
+func TestLoadUnload(t *testing.T) {
+	cycles := 200
+	if testing.Short() {
+		cycles = 20
+	}
+	h := start(t, Options{}, story(t))
+	heap := func() uint64 {
+		goruntime.GC()
+		goruntime.GC() // finalizers of the first
+		var m goruntime.MemStats
+		goruntime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var before uint64
+	for i := range cycles {
+		if i == cycles/10 {
+			before = heap()
+		}
+		require.NoError(t, h.reg.Unload(t.Context(), "story"))
+		status, _, _ := h.do("POST", "/v1/completions", completion(1, false))
+		require.Equal(t, http.StatusServiceUnavailable, status)
+		require.NoError(t, h.reg.Reload(t.Context(), "story"))
+		status, body, _ := h.do("POST", "/v1/completions", completion(1, false))
+		require.Equal(t, http.StatusOK, status, body)
+	}
+	after := heap()
+	t.Logf("heap %d KiB after %d cycles, %d KiB after %d", before>>10, cycles/10, after>>10, cycles)
+	require.Less(t, after, before+before/10+(1<<20))
+}
