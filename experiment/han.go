@@ -22,6 +22,8 @@ type Variant struct {
 	Epochs    int
 	Rate      float64
 	Distill   bool // towards the dense network: temperature 4, weight 0.7
+	// From names the variant before it that this one goes on from; "": the dense network.
+	From string
 }
 
 // Compact is the plan of one network for Han: a dense run, and variants that start from it.
@@ -47,6 +49,12 @@ type CompactRun struct {
 	Seconds   float64   `json:"seconds"`
 }
 
+// compactCell is what the journal keeps of a variant: the weights too, where another goes on from them.
+type compactCell struct {
+	Run     CompactRun `json:"run"`
+	Weights []floats   `json:"weights,omitempty"`
+}
+
 // denseRun is a trained network in the journal.
 type denseRun struct {
 	Weights []floats `json:"weights"`
@@ -66,9 +74,9 @@ func Compacts() []Compact {
 			{Name: "25x, LAMP, gradual, distilled", Factor: 25, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3, Distill: true},
 		}},
 		{Net: "lenet-5", Epochs: 5, Batch: 128, Rate: 1e-3, Seeds: 3, Variants: []Variant{
-			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 4, Rate: 1e-3, Distill: true},
-			{Name: "50x, spliced, distilled", Factor: 50, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 7, Rate: 1e-3, Distill: true},
-			{Name: "100x, spliced, distilled", Factor: 100, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 8, Rate: 1e-3, Distill: true},
+			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 3, Rate: 1e-3, Distill: true},
+			{Name: "50x, on from 12x, spliced", Factor: 50, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 4, Rate: 1e-3, Distill: true, From: "12x, LAMP, gradual, distilled"},
+			{Name: "100x, on from 50x", Factor: 100, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Epochs: 3, Rate: 1e-3, Distill: true, From: "50x, on from 12x, spliced"},
 		}},
 	}
 }
@@ -168,28 +176,64 @@ func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(Com
 		return err
 	}
 	data := l.trainSet(p.Samples)
+	cells := map[string]compactCell{}
 	for _, v := range p.all() {
 		n, cost, err := network(p.Net, seed)
 		if err != nil {
 			return err
 		}
+		start := first.Weights
+		if v.From != "" {
+			if start = cells[v.From].Weights; start == nil {
+				return fmt.Errorf("%s: no weights of %q: %w", v.Name, v.From, ErrOption)
+			}
+		}
 		work := float64(v.Epochs*data.Len()) * cost
 		key := fmt.Sprintf("compact %s seed %d dense %d epochs batch %d rate %g samples %d: %+v", p.Net, seed, p.Epochs, p.Batch, p.Rate, data.Len(), v)
-		r, err := cell(l, key, work, func() (CompactRun, error) { return l.variant(ctx, p, v, seed, n, cost, first, data) })
+		c, err := cell(l, key, work, func() (compactCell, error) {
+			r, err := l.variant(ctx, p, v, seed, n, cost, first, start, data)
+			c := compactCell{Run: r}
+			if p.readBy(v.Name) {
+				c.Weights = weightsOf(n)
+			}
+			return c, err
+		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
-		done(r)
+		cells[v.Name] = c
+		done(c.Run)
 	}
 	return nil
 }
 
-func (l *Lab) variant(ctx context.Context, p Compact, v Variant, seed uint64, n *train.Net, cost float64, first denseRun, data *train.Items) (CompactRun, error) {
+// readBy reports whether another variant goes on from the one named.
+func (p Compact) readBy(name string) bool {
+	for _, v := range p.Variants {
+		if v.From == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Lab) variant(ctx context.Context, p Compact, v Variant, seed uint64, n *train.Net, cost float64, first denseRun, start []floats, data *train.Items) (CompactRun, error) {
 	r := CompactRun{Net: p.Net, Variant: v.Name, Seed: seed, Dense: first.Error}
 	if err := load(n, first.Weights); err != nil {
 		return r, err
 	}
 	t := l.tuning(seed, p.Batch, v.Epochs, v.Rate, data)
+	if v.Distill {
+		taught := *data
+		if err := taught.Teach(n, 500); err != nil {
+			return r, err
+		}
+		t.Train, t.Distill = &taught, &train.Distill{Temperature: 4, Weight: 0.7}
+	}
+	if err := load(n, start); err != nil {
+		return r, err
+	}
+	t.KeepZeros = v.From != ""
 	t.Criterion, t.Schedule, t.Rounds, t.Ramp = v.Criterion, v.Schedule, v.Rounds, v.Ramp
 	t.Pattern = prune.Unstructured{Sparsity: 0, Scope: v.Scope}
 	if v.Factor > 1 {
@@ -197,13 +241,6 @@ func (l *Lab) variant(ctx context.Context, p Compact, v Variant, seed uint64, n 
 	}
 	if v.Splice {
 		t.Splice = &prune.Splice{Seed: seed}
-	}
-	if v.Distill {
-		taught := *data
-		if err := taught.Teach(n, 500); err != nil {
-			return r, err
-		}
-		t.Train, t.Distill = &taught, &train.Distill{Temperature: 4, Weight: 0.7}
 	}
 	t.Progress = func(prune.TuneProgress) { l.did(float64(p.Batch)*cost, p.Net+" "+v.Name) }
 	rep, err := prune.TuneNet(ctx, n, t)
