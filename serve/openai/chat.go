@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/serve/engine"
 	"github.com/sparserun/sparserun/serve/registry"
 	"github.com/sparserun/sparserun/tokenizer"
@@ -49,8 +50,11 @@ func (c *chatRequest) constraint(m *registry.Model) (engine.Constraint, error) {
 		return nil, nil
 	}
 	k, err := m.LM.JSON(c.schema)
-	if errors.Is(err, engine.ErrSchema) {
+	switch {
+	case errors.Is(err, engine.ErrSchema):
 		return nil, bad("response_format.json_schema.schema", "%s", clip(err.Error()))
+	case errors.Is(err, runtime.ErrUnsupported): // a vocabulary that cannot write JSON
+		return nil, unsupported("response_format")
 	}
 	return k, err
 }

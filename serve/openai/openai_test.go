@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -114,12 +115,14 @@ func TestLogprobValues(t *testing.T) {
 	var a struct{ Choices []chatChoice }
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
 	c := a.Choices[0].Logprobs.Content[0]
-	// Logits sqrt(320) = 17.8885 for "a", half of it for "!", 0 for 257 others: their
-	// log-probabilities by hand, to the precision of half floats.
-	require.InDelta(t, -0.000135, c.Logprob, 1e-5)
+	// The one-hot embedding after its norm is 1/sqrt(1/320 + eps): the logit of "a", half
+	// of it for "!", 0 for 257 others. To the precision of half floats.
+	a1 := 1 / math.Sqrt(1.0/320+1e-5)
+	sum := math.Exp(a1) + math.Exp(a1/2) + 257
+	require.InDelta(t, a1-math.Log(sum), c.Logprob, 1e-6)
 	require.Len(t, c.Top, 20)
-	require.InDelta(t, -8.944, c.Top[1].Logprob, 0.01)
-	require.InDelta(t, -17.889, c.Top[2].Logprob, 0.02)
+	require.InDelta(t, a1/2-math.Log(sum), c.Top[1].Logprob, 0.005)
+	require.InDelta(t, -math.Log(sum), c.Top[2].Logprob, 0.01)
 }
 
 func TestModels(t *testing.T) {

@@ -51,14 +51,14 @@ func newVocabulary(t *tokenizer.Tokenizer) *vocabulary {
 //     has made one, and the request is refused.
 //
 // Names are treated as contents are; roles come from a fixed list.
-func (v *vocabulary) conversation(ctx context.Context, m *registry.Model, messages []chat.Message) ([]int32, error) {
+func (v *vocabulary) conversation(ctx context.Context, t *chat.Template, messages []chat.Message) ([]int32, error) {
 	nonce, err := rand.Int(rand.Reader, new(big.Int).Exp(big.NewInt(10), big.NewInt(nonceDigits), nil))
 	if err != nil {
 		return nil, fmt.Errorf("openai: random number: %w", err)
 	}
 	mark := fmt.Sprintf("%0*d", nonceDigits, nonce)
 	marked := eachText(messages, func(s string) string { return v.hide(s, mark) })
-	text, err := v.render(ctx, m.Template, marked)
+	text, err := v.render(ctx, t, marked)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (v *vocabulary) conversation(ctx context.Context, m *registry.Model, messag
 			return 'x'
 		}, s)
 	})
-	if text, err = v.render(ctx, m.Template, neutral); err != nil {
+	if text, err = v.render(ctx, t, neutral); err != nil {
 		return nil, err
 	}
 	if _, want := v.encodeMarked(text, mark); !slices.Equal(special, want) {
@@ -173,7 +173,7 @@ func (h *handler) chatPrompt(ctx context.Context, m *registry.Model, c *chatRequ
 	if err := v.fits("messages", m, size); err != nil {
 		return nil, err
 	}
-	ids, err := v.conversation(ctx, m, c.messages)
+	ids, err := v.conversation(ctx, m.Template, c.messages)
 	if err != nil {
 		return nil, err
 	}
