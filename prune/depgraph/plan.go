@@ -264,10 +264,52 @@ func (p *Plan) choose() error {
 		}
 	}
 	cut(hi)
+	p.giveBack(int64((1 - p.o.Ratio) * float64(full)))
 	if got := 1 - float64(p.macs())/float64(full); got < p.o.Ratio {
 		return fmt.Errorf("depgraph: %q: at most %.1f %% of the multiply-adds can go, asked for %.1f %%: %w", p.g.Name, 100*got, 100*p.o.Ratio, ErrOption)
 	}
 	return nil
+}
+
+// giveBack restores what rounding took too much of, best units first, as long as at most limit
+// multiply-adds are left.
+func (p *Plan) giveBack(limit int64) {
+	for p.macs() < limit {
+		var best *group
+		var at int
+		tried := map[*group]bool{}
+		for {
+			best = nil
+			for _, g := range p.groups {
+				k := 0
+				for k < len(g.units) && g.units[k].gone {
+					k++
+				}
+				if k > 0 && !tried[g] && (best == nil || g.units[k-1].score > best.units[at].score) {
+					best, at = g, k-1
+				}
+			}
+			if best == nil {
+				return
+			}
+			tried[best] = true
+			// As many as make the next multiple; what the group had at first need not be one.
+			left := len(best.units) - at - 1
+			step := min(at+1, (left/p.o.RoundTo+1)*p.o.RoundTo-left)
+			back := best.units[at+1-step : at+1]
+			for _, u := range back {
+				u.gone = false
+			}
+			p.settle()
+			if p.macs() <= limit {
+				break
+			}
+			for _, u := range back {
+				u.gone = true
+			}
+			p.settle()
+		}
+	}
 }
 
 func byScore(a, b *unit) int {

@@ -299,7 +299,7 @@ func (t *tracer) broadcast(n *model.Node) {
 			continue
 		}
 		s := t.shape(v)
-		if s == nil {
+		if s == nil && t.g.Constants[v] == nil { // a constant without dimensions is a number
 			t.opaque(n, "shapes that are not known before it runs")
 			return
 		}
