@@ -20,10 +20,11 @@ type scheduler struct {
 	batch    []*job // of the step at hand
 	prompts  []*job // that a step's prompt pieces are dealt to
 	shadows  []shadow
-	deadline time.Time // the first of all requests; zero: none
-	counted  time.Time // when pages were last counted
-	size     int       // tokens of a page
-	pages    int       // in all
+	deadline time.Time  // the first of all requests; zero: none
+	counted  time.Time  // when pages were last counted
+	size     int        // tokens of a page
+	pages    int        // in all
+	sabotage func(*job) // of tests: called for every job of a step before it runs
 }
 
 func newScheduler(e *Engine) scheduler {
@@ -423,6 +424,9 @@ func (e *Engine) run(jobs []*job) (rows int, err error) {
 			return 0, err
 		}
 		j.part = i
+		if e.sabotage != nil {
+			e.sabotage(j)
+		}
 	}
 	// Not a request's context: others' rows are in the step.
 	return l.Rows(), l.Run(context.Background())
