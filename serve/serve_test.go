@@ -152,7 +152,7 @@ func (h *harness) do(method, path, body string, header ...string) (int, string, 
 }
 
 func completion(tokens int, stream bool) string {
-	return fmt.Sprintf(`{"model":"story","prompt":"Once upon a time","max_tokens":%d,"stream":%v,"ignore_eos":true}`, tokens, stream)
+	return fmt.Sprintf(`{"model":"story","prompt":"Once upon a time","max_tokens":%d,"stream":%v,"ignore_eos":true,"temperature":0}`, tokens, stream)
 }
 
 // streamed is what a client saw of a stream.

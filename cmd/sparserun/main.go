@@ -52,6 +52,7 @@ type cli struct {
 	Inspect inspectCmd `cmd:"" help:"Show what is in a model file."`
 	Bench   benchCmd   `cmd:"" help:"Time kernels, dense and sparse, on this machine."`
 	Verify  verifyCmd  `cmd:"" help:"Check a pruned model: mask, pattern, outputs, bytes."`
+	Serve   serveCmd   `cmd:"" help:"Serve models over HTTP and gRPC, with dense beside sparse counted live."`
 }
 
 const description = `Sparse inference for pruned models.
