@@ -220,6 +220,9 @@ func (b *Batcher) run(ctx context.Context, s *runtime.Session, in map[string]*mo
 			out, err = nil, fmt.Errorf("engine: run: panic: %v: %w", p, ErrInternal)
 		}
 	}()
+	if b.sabotage != nil {
+		b.sabotage()
+	}
 	start := time.Now()
 	if s.Graph().Tensors() {
 		out, err = s.RunTensors(ctx, in)

@@ -93,6 +93,7 @@ type Batcher struct {
 	closed   bool
 
 	shadowed map[string]*model.Tensor // a request to run again; of the batcher's goroutine
+	sabotage func()                   // of tests: called before every run
 }
 
 // call is a request.
