@@ -80,6 +80,20 @@ func (b *Backend) Joules() (joules float64, ok bool) {
 	return joules, ok
 }
 
+// poolMeter is a Driver that hands out memory from a pool.
+type poolMeter interface{ Pool() PoolStats }
+
+// Pool are the counters of the device's memory pool; zero where the driver has none.
+func (b *Backend) Pool() (s PoolStats) {
+	if m, ok := b.d.(poolMeter); ok {
+		_ = b.do(func() error {
+			s = m.Pool()
+			return nil
+		})
+	}
+	return s
+}
+
 // Close releases the device; programs must be closed before.
 func (b *Backend) Close() error {
 	b.mu.Lock()

@@ -120,6 +120,12 @@ gpu-check: cuda-cubins $(CUDA12_STAMP) $(CUDA_OUT)/libcuda.a ## pack dist/gpu-ch
 	@if command -v nvidia-smi >/dev/null; then ./dist/gpu-check/run.sh dist/gpu-check/report; \
 	else echo "no NVIDIA driver here: copy dist/gpu-check to a GPU machine and run run.sh"; fi
 
+# The same script in short on the simulated driver: some of the conformance suite, tiny
+# benches. A minute of one core.
+SHORT_CONFORMANCE := TestConformance/(Linear/Linear_(nm24_f16|nm24_int4|bitmask_bf16|dense_int8)|Mixed|Embedding|Rows|Inputs|Lifetime|Attention/heads9)
 gpu-check-tiny: gpu-check cuda-sim ## the same, tiny, on the simulated driver
-	LD_LIBRARY_PATH=$(abspath $(CUDA_OUT)/sim) ./dist/gpu-check/gpucheck -tiny -out dist/gpu-check/simulated
+	rm -rf dist/gpu-check/simulated
+	LD_LIBRARY_PATH=$(abspath $(CUDA_OUT)/sim) SPARSERUN_CONFORMANCE='$(SHORT_CONFORMANCE)' \
+	  ./dist/gpu-check/run.sh dist/gpu-check/simulated -tiny
 	grep -q 'simulated, not a speed' dist/gpu-check/simulated/report.md
+	grep -q '^PASS' dist/gpu-check/simulated/conformance.txt

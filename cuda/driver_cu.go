@@ -248,6 +248,9 @@ func (d *cuDriver) Launch(f Func, grid, block [3]int, shared int, args ...any) e
 	return d.check("cuLaunchKernel", C.launch(f.(C.CUfunction), &dims[0], C.uint(shared), d.stream, &raw[0], C.int(len(args))))
 }
 
+// Pool implements poolMeter.
+func (d *cuDriver) Pool() PoolStats { return d.pool.stats }
+
 // Joules implements energyMeter.
 func (d *cuDriver) Joules() (float64, bool) { return d.meter.joules() }
 

@@ -13,8 +13,8 @@ type pool struct {
 	free  func(Ptr) error
 
 	slabs []*slab
-	where map[Ptr]*slab
-	stats poolStats
+	where map[Ptr]piece
+	stats PoolStats
 }
 
 type slab struct {
@@ -23,8 +23,22 @@ type slab struct {
 	live       int
 }
 
-// poolStats are the pool's counters in bytes.
-type poolStats struct{ Reserved, Peak int64 }
+// piece is a live allocation.
+type piece struct {
+	slab *slab
+	size int64
+}
+
+// PoolStats are the counters of a device's memory pool.
+type PoolStats struct {
+	Reserved int64 `json:"reserved"` // bytes taken from the driver
+	Peak     int64 `json:"peak"`     // the most of those so far
+	Used     int64 `json:"used"`     // bytes of live pieces, rounded to the pool's alignment
+	Pieces   int   `json:"pieces"`   // live
+	Slabs    int   `json:"slabs"`    // of the driver's allocations, live
+	Gets     int64 `json:"gets"`     // pieces handed out so far
+	Allocs   int64 `json:"allocs"`   // calls of cuMemAlloc so far
+}
 
 const (
 	slabBytes = 32 << 20
@@ -36,7 +50,7 @@ func (p *pool) get(n int64) (Ptr, error) {
 		return 0, fmt.Errorf("cuda: allocation of %d bytes: %w", n, ErrDriver)
 	}
 	if p.where == nil {
-		p.where = map[Ptr]*slab{}
+		p.where = map[Ptr]piece{}
 	}
 	n = max(n, 1)
 	n = (n + poolAlign - 1) / poolAlign * poolAlign
@@ -56,6 +70,8 @@ func (p *pool) get(n int64) (Ptr, error) {
 	}
 	s := &slab{base: base, size: size}
 	p.slabs = append(p.slabs, s)
+	p.stats.Slabs++
+	p.stats.Allocs++
 	p.stats.Reserved += size
 	p.stats.Peak = max(p.stats.Peak, p.stats.Reserved)
 	return p.take(s, n), nil
@@ -65,16 +81,22 @@ func (p *pool) take(s *slab, n int64) Ptr {
 	a := s.base + Ptr(s.used)
 	s.used += n
 	s.live++
-	p.where[a] = s
+	p.where[a] = piece{s, n}
+	p.stats.Used += n
+	p.stats.Pieces++
+	p.stats.Gets++
 	return a
 }
 
 func (p *pool) put(a Ptr) error {
-	s := p.where[a]
-	if s == nil {
+	w, ok := p.where[a]
+	s := w.slab
+	if !ok {
 		return fmt.Errorf("cuda: free of %#x, which was not allocated: %w", uint64(a), ErrDriver)
 	}
 	delete(p.where, a)
+	p.stats.Used -= w.size
+	p.stats.Pieces--
 	if s.live--; s.live > 0 {
 		return nil
 	}
@@ -85,6 +107,7 @@ func (p *pool) put(a Ptr) error {
 		}
 	}
 	p.stats.Reserved -= s.size
+	p.stats.Slabs--
 	return p.free(s.base)
 }
 

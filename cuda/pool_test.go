@@ -41,11 +41,11 @@ func TestPool(t *testing.T) {
 	f := &fakeMemory{limit: 1 << 30}
 	p := f.pool()
 	rng := rand.New(rand.NewPCG(1, 1))
-	type piece struct {
+	type given struct {
 		at Ptr
 		n  int64
 	}
-	var held []piece
+	var held []given
 	for range 2000 {
 		if len(held) > 0 && rng.IntN(3) == 0 {
 			i := rng.IntN(len(held))
@@ -68,14 +68,23 @@ func TestPool(t *testing.T) {
 		for _, h := range held {
 			require.False(t, at < h.at+Ptr(max(h.n, 1)) && h.at < at+Ptr(max(n, 1)), "overlap")
 		}
-		held = append(held, piece{at, n})
+		held = append(held, given{at, n})
 	}
 	require.Equal(t, f.used, p.stats.Reserved)
 	require.GreaterOrEqual(t, p.stats.Peak, p.stats.Reserved)
+	require.Equal(t, len(held), p.stats.Pieces)
+	require.Equal(t, len(f.live), p.stats.Slabs)
+	require.Equal(t, len(p.slabs), p.stats.Slabs)
+	var used int64
+	for _, h := range held {
+		used += (max(h.n, 1) + poolAlign - 1) / poolAlign * poolAlign
+	}
+	require.Equal(t, used, p.stats.Used)
 	for _, h := range held {
 		require.NoError(t, p.put(h.at))
 	}
 	require.Zero(t, f.used)
+	require.Zero(t, p.stats.Used+int64(p.stats.Pieces+p.stats.Slabs)+p.stats.Reserved)
 	require.Error(t, p.put(held[0].at), "freed twice")
 	_, err := p.get(-1)
 	require.Error(t, err)

@@ -33,17 +33,18 @@ type row struct {
 	Sparsity float64 `json:"sparsity"`
 	NS       int64   `json:"ns"`
 	GBps     float64 `json:"gb_per_s"`
-	TFLOPps  float64 `json:"tflop_per_s"` // of the dense equivalent
-	DenseNS  int64   `json:"dense_ns"`    // ours, same type
-	Speedup  float64 `json:"speedup"`     // over the best dense of the same batch: ours in f16, or the rival's
+	TFLOPps  float64 `json:"tflop_per_s"`            // of the dense equivalent
+	DenseNS  int64   `json:"dense_ns"`               // ours, same type
+	RowsNS   int64   `json:"row_major_ns,omitempty"` // the same by the row-major decode kernels, up to 8 rows
+	Speedup  float64 `json:"speedup"`                // over the best dense of the same batch: ours in f16, or the rival's
 	Rival    string  `json:"rival,omitempty"`
 	RivalNS  int64   `json:"rival_ns,omitempty"`
 }
 
-// rival is a line of rivals.json, which rivals.py writes: cuBLAS and cuSPARSELt
-// through PyTorch.
+// rival is a line of rivals.json, which rivals.py writes: cuBLAS, cuBLASLt, cuSPARSELt
+// and CUTLASS through PyTorch.
 type rival struct {
-	Name  string `json:"name"` // "cublas f16", "cusparselt f16"
+	Name  string `json:"name"` // "cublas f16", "cusparselt int8"
 	Rows  int    `json:"rows"`
 	Cols  int    `json:"cols"`
 	Batch int    `json:"batch"`
@@ -68,6 +69,8 @@ type report struct {
 	Rivals     []rival   `json:"rivals,omitempty"`
 	RivalsNote string    `json:"rivals_note"`
 	Decodes    []decode  `json:"decode"`
+	// Pool is the device's memory pool after all of it.
+	Pool cuda.PoolStats `json:"pool"`
 }
 
 func main() {
@@ -112,6 +115,7 @@ func run(out string, device int, rivals string, tiny bool) error {
 	if err := r.decodes(ctx, b, tiny); err != nil {
 		return err
 	}
+	r.Pool = b.Pool()
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
@@ -136,8 +140,8 @@ var (
 	tinyBatch  = []int{1, 16}
 )
 
-// forms are what is compared; csr at what one-shot pruning keeps with accuracy lost
-// and what fine-tuned pruning keeps.
+// forms are what is compared; bitmaps and csr at what one-shot pruning keeps with
+// accuracy lost and what fine-tuned pruning keeps.
 var forms = []struct {
 	layout   sparse.Layout
 	t        sparse.DType
@@ -145,10 +149,15 @@ var forms = []struct {
 	maxBatch int
 }{
 	{sparse.LayoutDense, sparse.F16, 0, 1 << 20}, {sparse.LayoutNM24, sparse.F16, 0.5, 1 << 20},
+	{sparse.LayoutDense, sparse.BF16, 0, 1 << 20}, {sparse.LayoutNM24, sparse.BF16, 0.5, 1 << 20},
 	{sparse.LayoutDense, sparse.Int8, 0, 1 << 20}, {sparse.LayoutNM24, sparse.Int8, 0.5, 1 << 20},
-	{sparse.LayoutDense, sparse.Int4, 0, 64}, {sparse.LayoutNM24, sparse.Int4, 0.5, 64},
+	{sparse.LayoutDense, sparse.Int4, 0, 1 << 20}, {sparse.LayoutNM24, sparse.Int4, 0.5, 1 << 20},
+	{sparse.LayoutBitmask, sparse.F16, 0.5, 1 << 20}, {sparse.LayoutBitmask, sparse.F16, 0.7, 1 << 20}, {sparse.LayoutBitmask, sparse.F16, 0.9, 1 << 20},
 	{sparse.LayoutCSR, sparse.F16, 0.8, 8}, {sparse.LayoutCSR, sparse.F16, 0.9, 8}, {sparse.LayoutCSR, sparse.F16, 0.95, 8},
 }
+
+// rowMajorBatch is the largest batch of the row-major decode kernels.
+const rowMajorBatch = 8
 
 func (r *report) linears(ctx context.Context, b *cuda.Backend, tiny bool) error {
 	ss, bs := shapes, batches
@@ -169,13 +178,22 @@ func (r *report) linears(ctx context.Context, b *cuda.Backend, tiny bool) error 
 				x := &row{Rows: s[0], Cols: s[1], Batch: batch, Layout: f.layout.String(), Weight: f.t.String(), Sparsity: f.sparsity, NS: d.Nanoseconds()}
 				x.GBps = float64(b.LinearBytes(k, s[0], s[1], 1-f.sparsity)) / float64(x.NS)
 				x.TFLOPps = 2 * float64(s[0]) * float64(s[1]) * float64(batch) / float64(x.NS) / 1000
+				if rm, ok := b.RowMajor().(runtime.Timer); ok && batch <= rowMajorBatch && (f.layout == sparse.LayoutDense || f.layout == sparse.LayoutNM24) {
+					d, err := rm.Time(ctx, k, s[0], s[1], 1-f.sparsity, batch)
+					if err != nil {
+						return fmt.Errorf("%s %dx%d batch %d, row-major: %w", k, s[0], s[1], batch, err)
+					}
+					x.RowsNS = d.Nanoseconds()
+				}
 				r.Rows = append(r.Rows, x)
 			}
 		}
 	}
 	for _, x := range r.Rows {
-		x.Rival, x.RivalNS = r.bestRival(x)
-		best := x.RivalNS
+		_, best := r.dense(x, "f16")
+		if x.Rival, x.RivalNS = r.dense(x, x.Weight); x.Rival == "" {
+			x.Rival, x.RivalNS = r.dense(x, "f16")
+		}
 		for _, d := range r.Rows {
 			if d.Layout != "dense" || d.Rows != x.Rows || d.Cols != x.Cols || d.Batch != x.Batch {
 				continue
@@ -194,10 +212,10 @@ func (r *report) linears(ctx context.Context, b *cuda.Backend, tiny bool) error 
 	return nil
 }
 
-// bestRival is the fastest foreign kernel of the same product.
-func (r *report) bestRival(x *row) (name string, ns int64) {
+// dense is the foreign dense kernel of the same product, in a type.
+func (r *report) dense(x *row, kind string) (name string, ns int64) {
 	for _, v := range r.Rivals {
-		if v.Rows == x.Rows && v.Cols == x.Cols && v.Batch == x.Batch && strings.HasPrefix(v.Name, "cublas") && (ns == 0 || v.NS < ns) {
+		if v.Rows == x.Rows && v.Cols == x.Cols && v.Batch == x.Batch && strings.HasPrefix(v.Name, "cublas") && strings.HasSuffix(v.Name, " "+kind) && (ns == 0 || v.NS < ns) {
 			name, ns = v.Name, v.NS
 		}
 	}
@@ -218,8 +236,8 @@ func (r *report) decodes(ctx context.Context, b *cuda.Backend, tiny bool) error 
 		switch f.layout {
 		case sparse.LayoutNM24:
 			o.Sparse, o.Layout = runtime.SparseForce, f.layout
-		case sparse.LayoutCSR:
-			continue
+		case sparse.LayoutCSR, sparse.LayoutBitmask:
+			continue // the model's weights are 2:4
 		}
 		s, err := runtime.New(g, b, runtime.WithOptions(o))
 		if err != nil {
@@ -255,8 +273,8 @@ func (r *report) markdown() string {
 	if r.Driver != "" {
 		fmt.Fprintf(&b, "\n```\n%s\n```\n", r.Driver)
 	}
-	fmt.Fprintf(&b, "\nRivals: %s. Weights rotate over 128 MiB; medians of event times. `speed-up` is over the best dense kernel in 16 bits of the same batch, ours or cuBLAS.\n\n", r.RivalsNote)
-	b.WriteString("| shape | batch | layout | type | zeros | us | GB/s | TFLOP/s (dense equivalent) | our dense, same type, us | cuBLAS us | speed-up |\n|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(&b, "\nRivals: %s. Weights rotate over 128 MiB; medians of event times. `speed-up` is over the best dense kernel in 16 bits of the same batch, ours or cuBLAS; `row-major` is the decode kernels (gemv) beside the tiles, up to 8 rows.\n\n", r.RivalsNote)
+	b.WriteString("| shape | batch | layout | type | zeros | us | GB/s | TFLOP/s (dense equivalent) | row-major us | our dense, same type, us | cuBLAS us | speed-up |\n|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	us := func(ns int64) string {
 		if ns == 0 {
 			return "not measured"
@@ -264,11 +282,14 @@ func (r *report) markdown() string {
 		return fmt.Sprintf("%.1f", float64(ns)/1000)
 	}
 	for _, x := range r.Rows {
-		fmt.Fprintf(&b, "| %dx%d | %d | %s | %s | %.0f %% | %s | %.0f | %.1f | %s | %s | %.2f |\n", x.Rows, x.Cols, x.Batch, x.Layout, x.Weight, 100*x.Sparsity, us(x.NS), x.GBps, x.TFLOPps, us(x.DenseNS), us(x.RivalNS), x.Speedup)
+		fmt.Fprintf(&b, "| %dx%d | %d | %s | %s | %.0f %% | %s | %.0f | %.1f | %s | %s | %s | %.2f |\n", x.Rows, x.Cols, x.Batch, x.Layout, x.Weight, 100*x.Sparsity, us(x.NS), x.GBps, x.TFLOPps, us(x.RowsNS), us(x.DenseNS), us(x.RivalNS), x.Speedup)
 	}
 	b.WriteString("\n## A model of SmolLM2-135M's geometry, random weights\n\n| layout | type | weights MiB | device MiB | prefill tokens/s | decode tokens/s |\n|---|---|---:|---:|---:|---:|\n")
 	for _, d := range r.Decodes {
 		fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f | %.0f | %.1f |\n", d.Layout, d.DType, float64(d.WeightBytes)/(1<<20), float64(d.DeviceBytes)/(1<<20), d.Prefill, d.Decode)
+	}
+	if r.Pool.Allocs > 0 {
+		fmt.Fprintf(&b, "\nMemory pool: %d pieces from %d driver allocations, at most %.1f MiB reserved.\n", r.Pool.Gets, r.Pool.Allocs, float64(r.Pool.Peak)/(1<<20))
 	}
 	if others := r.otherRivals(); len(others) > 0 {
 		b.WriteString("\n## Sparse rivals\n\n| kernel | shape | batch | us |\n|---|---|---:|---:|\n")

@@ -14,7 +14,7 @@ import (
 func randomLlama(tiny bool) (*model.Graph, error) {
 	cfg := model.Config{Arch: "llama", Vocab: 49152, Hidden: 576, Layers: 30, Heads: 9, KVHeads: 3, HeadDim: 64, FFN: 1536, Context: 2048, RMSEps: 1e-5, RopeTheta: 1e5, Tied: true}
 	if tiny {
-		cfg.Vocab, cfg.Hidden, cfg.Layers, cfg.Heads, cfg.KVHeads, cfg.HeadDim, cfg.FFN = 256, 64, 2, 2, 1, 32, 128
+		cfg.Vocab, cfg.Hidden, cfg.Layers, cfg.Heads, cfg.KVHeads, cfg.HeadDim, cfg.FFN = 256, 64, 2, 2, 1, 64, 128
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	return model.NewLlama(cfg, func(name string) (*model.Weight, error) {

@@ -3,6 +3,7 @@ package tile
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/sparserun/sparserun/sparse"
 )
@@ -31,52 +32,56 @@ func PackBitmask(m sparse.Matrix, t sparse.DType) (*Bitmask, error) {
 	}
 	b := &Bitmask{Type: t}
 	b.R, b.C = m.Dims()
-	for mt := range (b.R + 63) / 64 {
-		for kt := range (b.C + 63) / 64 {
-			b.Offset = append(b.Offset, uint32(len(b.Data)/16))
-			b.add(dense, mt, kt)
+	nm, nk := (b.R+63)/64, (b.C+63)/64
+	tiles := make([][]byte, nm*nk)
+	parallel(nm, func(mt int) {
+		for kt := range nk {
+			tiles[mt*nk+kt] = b.tile(dense, mt, kt)
 		}
-		b.Offset = append(b.Offset, uint32(len(b.Data)/16))
+	})
+	size := 0
+	for i, t := range tiles {
+		b.Offset = append(b.Offset, uint32(size/16))
+		size += len(t)
+		if i%nk == nk-1 {
+			b.Offset = append(b.Offset, uint32(size/16))
+		}
+		b.Max = max(b.Max, (len(t)+63)/64*64)
 	}
+	b.Data = slices.Concat(tiles...)
 	return b, nil
 }
 
-// place is the row and column, inside a tile, of bit n of word w.
-func place(w, n int) (row, col int) {
+// spot is the row and column, inside a tile, of bit n of word w.
+func spot(w, n int) (row, col int) {
 	s, i, j, lane := w/16, w/4%4, w%4, n/2
 	return 16*i + lane/4 + 8*(j%2), 16*s + 8*(j/2) + lane%4*2 + n%2
 }
 
-// add appends one tile.
-func (b *Bitmask) add(dense []float32, mt, kt int) {
-	start := len(b.Data)
-	b.Data = append(b.Data, make([]byte, bitmaskHead)...)
-	count := 0
+// tile packs one tile.
+func (b *Bitmask) tile(dense []float32, mt, kt int) []byte {
+	out := make([]byte, bitmaskHead, bitmaskHead+64*64)
+	half := sparse.F32ToF16
+	if b.Type == sparse.BF16 {
+		half = sparse.F32ToBF16
+	}
 	for w := range 64 {
 		if w%4 == 0 {
-			binary.LittleEndian.PutUint16(b.Data[start+512+w/4*2:], uint16(count))
+			binary.LittleEndian.PutUint16(out[512+w/4*2:], uint16((len(out)-bitmaskHead)/2))
 		}
 		var bits uint64
 		for n := range 64 {
-			row, col := place(w, n)
+			row, col := spot(w, n)
 			r, c := mt*64+row, kt*64+col
 			if r >= b.R || c >= b.C || dense[r*b.C+c] == 0 {
 				continue
 			}
 			bits |= 1 << n
-			count++
-			half := sparse.F32ToF16(dense[r*b.C+c])
-			if b.Type == sparse.BF16 {
-				half = sparse.F32ToBF16(dense[r*b.C+c])
-			}
-			b.Data = binary.LittleEndian.AppendUint16(b.Data, half)
+			out = binary.LittleEndian.AppendUint16(out, half(dense[r*b.C+c]))
 		}
-		binary.LittleEndian.PutUint64(b.Data[start+w*8:], bits)
+		binary.LittleEndian.PutUint64(out[w*8:], bits)
 	}
-	for len(b.Data)%16 != 0 {
-		b.Data = append(b.Data, 0)
-	}
-	b.Max = max(b.Max, (len(b.Data)-start+63)/64*64)
+	return append(out, make([]byte, -len(out)&15)...)
 }
 
 // Read unpacks to dense float32 rows.
@@ -93,7 +98,7 @@ func (b *Bitmask) Read() []float32 {
 					if bits>>n&1 == 0 {
 						continue
 					}
-					row, col := place(w, n)
+					row, col := spot(w, n)
 					half := binary.LittleEndian.Uint16(tile[at:])
 					at += 2
 					v := sparse.F16ToF32(half)

@@ -3,6 +3,9 @@ package tile
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/sparserun/sparserun/sparse"
 )
@@ -47,13 +50,46 @@ func Pack(m sparse.Matrix) (*Packed, error) {
 	}
 	p.Data = make([]byte, f.Size(p.R, p.C))
 	nm, nk := f.Counts(p.R, p.C)
-	for mt := range nm {
+	places := f.places()
+	parallel(nm, func(mt int) {
 		for kt := range nk {
 			at := f.Start(mt, kt, p.R, p.C)
-			p.fill(p.Data[at:at+f.Bytes()], &src, mt, kt)
+			p.fill(p.Data[at:at+f.Bytes()], &src, places, mt, kt)
+		}
+	})
+	return p, nil
+}
+
+// parallel calls f(0) to f(n-1), several at a time.
+func parallel(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// place is where a tile keeps an element.
+type place struct {
+	off   uint16
+	shift uint8
+}
+
+// places are those of all elements, row by row: the same in every tile.
+func (f Form) places() []place {
+	var out []place
+	for row := range Rows {
+		for c := range f.stored() {
+			off, shift := f.Value(row, c)
+			out = append(out, place{uint16(off), uint8(shift)})
 		}
 	}
-	return p, nil
+	return out
 }
 
 // source is what a canonical matrix stores.
@@ -103,29 +139,33 @@ func (s *source) check(p *Packed) error {
 }
 
 // fill writes one tile.
-func (p *Packed) fill(to []byte, s *source, mt, kt int) {
+func (p *Packed) fill(to []byte, s *source, places []place, mt, kt int) {
 	f := p.Form
+	n := f.stored()
+	if f.Type == sparse.Int4 { // code 8 is zero
+		for i := range to[:f.metaStart()] {
+			to[i] = 0x88
+		}
+	}
 	for row := range Rows {
 		r := mt*Rows + row
-		for c := range f.stored() {
-			off, shift := f.Value(row, c)
-			col := kt*f.stored() + c
-			there := r < p.R && col < s.stored
-			switch f.Type {
+		if r < p.R {
+			at := places[row*n : (row+1)*n]
+			at = at[:min(n, s.stored-kt*n)]
+			switch first := s.index(r, kt*n); f.Type {
 			case sparse.F16, sparse.BF16:
-				if there {
-					binary.LittleEndian.PutUint16(to[off:], s.values.U16[s.index(r, col)])
+				for c, v := range s.values.U16[first : first+len(at)] {
+					binary.LittleEndian.PutUint16(to[at[c].off:], v)
 				}
 			case sparse.Int4:
-				code := byte(8)
-				if there {
-					n := s.index(r, col)
-					code = s.values.Q[n/2] >> (4 * (n % 2)) & 15
+				for c, x := range at {
+					i := first + c
+					code := s.values.Q[i/2] >> (4 * (i % 2)) & 15
+					to[x.off] ^= (code ^ 8) << x.shift
 				}
-				to[off] |= code << shift
 			default:
-				if there {
-					to[off] = s.values.Q[s.index(r, col)]
+				for c, v := range s.values.Q[first : first+len(at)] {
+					to[at[c].off] = v
 				}
 			}
 		}

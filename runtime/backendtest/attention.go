@@ -110,7 +110,7 @@ func (s *suite) attention(t *testing.T) {
 	} {
 		att.Scale = float32(1 / math.Sqrt(float64(att.HeadDim)))
 		for _, kv := range []sparse.DType{sparse.F32, sparse.F16} {
-			s.attentionCase(t, att, kv)
+			t.Run(name("heads", att.Heads, "of", att.HeadDim, "window", att.Window, kv), func(t *testing.T) { s.attentionCase(t, att, kv) })
 		}
 	}
 }
