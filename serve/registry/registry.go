@@ -91,6 +91,21 @@ type entry struct {
 	reason  string
 }
 
+// begin waits for whoever loads or unloads the name.
+func (e *entry) begin(ctx context.Context) error {
+	select {
+	case e.lock <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case e.lock <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // New makes an empty registry. The first load calls backend; all models share what it
 // returns, and Close closes it.
 func New(backend func() (runtime.Backend, error), o Options) *Registry {
@@ -137,12 +152,10 @@ func (r *Registry) Load(ctx context.Context, s Spec) error {
 	}
 	e := r.entry(s.Name)
 	r.mu.Unlock()
-	select {
-	case e.lock <- struct{}{}:
-		defer func() { <-e.lock }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := e.begin(ctx); err != nil {
+		return err
 	}
+	defer func() { <-e.lock }()
 	r.mu.Lock()
 	e.loading = true
 	if e.model == nil {
@@ -202,12 +215,10 @@ func (r *Registry) Unload(ctx context.Context, name string) error {
 	if e == nil {
 		return fmt.Errorf("registry: %.80q: %w", name, ErrNotFound)
 	}
-	select {
-	case e.lock <- struct{}{}:
-		defer func() { <-e.lock }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := e.begin(ctx); err != nil {
+		return err
 	}
+	defer func() { <-e.lock }()
 	r.mu.Lock()
 	m := e.model
 	if m == nil {
