@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/serve/engine"
@@ -17,7 +18,7 @@ import (
 const (
 	maxPrompts = 128 // of one request
 	maxStops   = 16
-	maxStopLen = 256 // bytes
+	maxStopLen = 256 // characters
 )
 
 var (
@@ -108,8 +109,8 @@ func stop(g *generation, p parameters, key string) error {
 		return err
 	}
 	for _, w := range words {
-		if w == "" || len(w) > maxStopLen {
-			return bad("%s: want strings of 1 to %d bytes", key, maxStopLen)
+		if w == "" || utf8.RuneCountInString(w) > maxStopLen {
+			return bad("%s: want strings of 1 to %d characters", key, maxStopLen)
 		}
 	}
 	if g.Stop = append(g.Stop, words...); len(g.Stop) > maxStops {

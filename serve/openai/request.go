@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/serve/engine"
@@ -15,7 +16,7 @@ import (
 const (
 	maxChoices  = 128  // prompts times n; OpenAI's bound of n
 	maxStops    = 4    // OpenAI
-	maxStopLen  = 256  // bytes of a stop string
+	maxStopLen  = 256  // characters of a stop string
 	maxBias     = 1024 // entries of logit_bias
 	maxTop      = 20   // top_logprobs, OpenAI
 	maxLogprobs = 5    // logprobs of completions, OpenAI
@@ -110,8 +111,8 @@ func readBias(s *sampling, d document) error {
 	}
 	s.bias = map[int32]float32{}
 	return d.Object(func(key string) error {
-		id, err := strconv.ParseInt(key, 10, 32)
-		if err != nil || id < 0 {
+		id, err := strconv.ParseUint(key, 10, 31) // takes no sign
+		if err != nil {
 			return wrongf("want token ids as keys, got %q", clip(key))
 		}
 		if len(s.bias) == maxBias {
@@ -126,8 +127,8 @@ func readBias(s *sampling, d document) error {
 func readStop(s *sampling, d document) error {
 	one := func() error {
 		t, err := text(d)
-		if err == nil && (t == "" || len(t) > maxStopLen) {
-			return wrongf("want strings of 1 to %d bytes", maxStopLen)
+		if err == nil && (t == "" || utf8.RuneCountInString(t) > maxStopLen) {
+			return wrongf("want strings of 1 to %d characters", maxStopLen)
 		}
 		s.stop = append(s.stop, t)
 		return err
