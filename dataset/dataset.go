@@ -39,25 +39,30 @@ func (d *Images) First(n int) *Images {
 }
 
 // MNIST reads the test part of a folder with MNIST's four idx files, .gz or plain.
-func MNIST(dir string) (*Images, error) {
+func MNIST(dir string) (*Images, error) { return mnist(dir, "t10k", "MNIST test") }
+
+// MNISTTraining reads the part to train on.
+func MNISTTraining(dir string) (*Images, error) { return mnist(dir, "train", "MNIST training") }
+
+func mnist(dir, part, title string) (*Images, error) {
 	file := func(name string) string {
 		if p := filepath.Join(dir, name+".gz"); exists(p) {
 			return p
 		}
 		return filepath.Join(dir, name)
 	}
-	dims, pixels, err := train.ReadIDX(file("t10k-images-idx3-ubyte"))
+	dims, pixels, err := train.ReadIDX(file(part + "-images-idx3-ubyte"))
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	ldims, labels, err := train.ReadIDX(file("t10k-labels-idx1-ubyte"))
+	ldims, labels, err := train.ReadIDX(file(part + "-labels-idx1-ubyte"))
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	if len(dims) != 3 || len(ldims) != 1 || dims[0] != ldims[0] {
 		return nil, fmt.Errorf("dataset: %s: images %v, labels %v: %w", dir, dims, ldims, ErrData)
 	}
-	return bytesOf("MNIST test", 1, dims[1], dims[2], labels, 1, 0, pixels, dims[1]*dims[2], 0), nil
+	return bytesOf(title, 1, dims[1], dims[2], labels, 1, 0, pixels, dims[1]*dims[2], 0), nil
 }
 
 func exists(p string) bool { _, err := os.Stat(p); return err == nil }

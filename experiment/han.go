@@ -34,6 +34,7 @@ type Compact struct {
 	Rate     float64
 	Again    int // epochs of a control: the dense network trained on, as long as a variant
 	Variants []Variant
+	Goals    []Goal
 	Seeds    int
 	Samples  int // 0: all of the training images
 }
@@ -67,18 +68,26 @@ type denseRun struct {
 func Compacts() []Compact {
 	mag := prune.Magnitude{}
 	return []Compact{
-		{Net: "lenet-300-100", Epochs: 12, Batch: 128, Rate: 1e-3, Again: 15, Seeds: 3, Variants: []Variant{
+		{Net: "lenet-300-100", Epochs: 12, Batch: 128, Rate: 1e-3, Again: 15, Seeds: 3, Goals: []Goal{{12, 0.05}}, Variants: []Variant{
 			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3, Distill: true},
 			{Name: "12x, LAMP, gradual", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3},
 			{Name: "12x, one-shot by std (Han's threshold)", Factor: 12, Criterion: prune.MagnitudeStd{}, Epochs: 15, Rate: 1e-4},
 			{Name: "25x, LAMP, gradual, distilled", Factor: 25, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3, Distill: true},
 		}},
-		{Net: "lenet-5", Epochs: 5, Batch: 128, Rate: 1e-3, Seeds: 3, Variants: []Variant{
+		{Net: "lenet-5", Epochs: 5, Batch: 128, Rate: 1e-3, Seeds: 3, Goals: []Goal{{12, 0.05}, {50, 0.2}}, Variants: []Variant{
 			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 3, Rate: 1e-3, Distill: true},
 			{Name: "50x, on from 12x, spliced", Factor: 50, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 4, Rate: 1e-3, Distill: true, From: "12x, LAMP, gradual, distilled"},
 			{Name: "100x, on from 50x", Factor: 100, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Epochs: 3, Rate: 1e-3, Distill: true, From: "50x, on from 12x, spliced"},
 		}},
 	}
+}
+
+// QuickCompacts is one small plan on which the method must hold too.
+func QuickCompacts() []Compact {
+	return []Compact{{Net: "lenet-300-100", Epochs: 4, Batch: 64, Rate: 1e-3, Seeds: 1, Samples: 10000, Goals: []Goal{{8, 0.5}}, Variants: []Variant{
+		{Name: "8x, LAMP, gradual", Factor: 8, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 5, Rate: 1e-3},
+		{Name: "8x, random, gradual", Factor: 8, Criterion: prune.Random{Seed: 1}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 5, Rate: 1e-3},
+	}}}
 }
 
 // trainSet is the part of the training images that a plan sees.

@@ -29,6 +29,13 @@ func FullLevels() Levels {
 		Epochs: 12, Tune: 3, Batch: 128, Rate: 1e-3, Seeds: 3}
 }
 
+// QuickLevels is a corner of the table.
+func QuickLevels() Levels {
+	p := FullLevels()
+	p.Methods, p.Sparsity, p.Epochs, p.Tune, p.Batch, p.Seeds, p.Samples = []string{"magnitude", "sensitivity", "random"}, []float64{0.5, 0.8}, 4, 3, 64, 1, 10000
+	return p
+}
+
 // LevelRun is one network of the table. Accuracies are of the test images.
 type LevelRun struct {
 	Method   string  `json:"method"`

@@ -30,9 +30,14 @@ type Lottery struct {
 	Samples                       int // 0: all of the training images
 }
 
-// FullLottery and its quick form. Rounds 3, 7 and 15 keep 51.3, 21.1 and 3.6 %.
+// FullLottery measures rounds 3, 7 and 15, which keep 51.3, 21.1 and 3.6 %.
 func FullLottery() Lottery {
 	return Lottery{Seeds: 5, Rounds: []int{0, 3, 7, 15}, Steps: 5000, Short: 2500, Every: 100, Rewind: 250, RewindSeeds: 3, RewindTo: 7}
+}
+
+// QuickLottery goes to 21.1 % on a few images.
+func QuickLottery() Lottery {
+	return Lottery{Seeds: 1, Rounds: []int{0, 7}, Steps: 600, Short: 300, Every: 50, Samples: 10000}
 }
 
 // Kinds of runs.

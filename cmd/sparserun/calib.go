@@ -20,7 +20,7 @@ type calibFlags struct {
 	Journal      string  `help:"Folder for finished blocks: an interrupted run goes on from there." placeholder:"DIR"`
 }
 
-const methodHelp = "magnitude, random; with --calib: wanda, wanda-alpha, ria, dsnot, sparsegpt, alps, best; any with +resolve (kept weights solved again)."
+const methodHelp = "magnitude, lamp, random; with --calib: wanda, wanda-alpha, ria, dsnot, sparsegpt, alps, best; any with +resolve (kept weights solved again). " + tuneMethodHelp
 
 // method turns a name into a prune.Method with its calibration data.
 func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Method, error) {
@@ -28,7 +28,7 @@ func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Me
 	var calib prune.Calib
 	needs := resolve
 	switch base {
-	case "magnitude", "random":
+	case "magnitude", "lamp", "random":
 	case "wanda", "wanda-alpha", "ria", "dsnot", "sparsegpt", "alps", "best":
 		needs = true
 	default:
@@ -47,6 +47,8 @@ func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Me
 	switch base {
 	case "magnitude":
 		m = prune.Magnitude{}
+	case "lamp":
+		m = prune.LAMP{}
 	case "random":
 		m = prune.Random{Seed: seed}
 	case "wanda":

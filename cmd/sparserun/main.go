@@ -44,15 +44,17 @@ type globals struct {
 
 type cli struct {
 	globals
-	Run     runCmd     `cmd:"" help:"Run a model: generate text, dense beside sparse with --compare."`
-	Prune   pruneCmd   `cmd:"" help:"Prune a model and write it."`
-	Train   trainCmd   `cmd:"" help:"Fine-tune a small language model; what is pruned stays pruned."`
-	Eval    evalCmd    `cmd:"" help:"Measure a model's quality."`
-	Sweep   sweepCmd   `cmd:"" help:"Prune a model in many ways and compare quality, size and speed."`
-	Inspect inspectCmd `cmd:"" help:"Show what is in a model file."`
-	Bench   benchCmd   `cmd:"" help:"Time kernels, dense and sparse, on this machine."`
-	Verify  verifyCmd  `cmd:"" help:"Check a pruned model: mask, pattern, outputs, bytes."`
-	Serve   serveCmd   `cmd:"" help:"Serve models over HTTP and gRPC, with dense beside sparse counted live."`
+	Run         runCmd         `cmd:"" help:"Run a model: generate text, dense beside sparse with --compare."`
+	Prune       pruneCmd       `cmd:"" help:"Prune a model and write it."`
+	Train       trainCmd       `cmd:"" help:"Fine-tune a small language model; what is pruned stays pruned."`
+	Eval        evalCmd        `cmd:"" help:"Measure a model's quality."`
+	Sweep       sweepCmd       `cmd:"" help:"Prune a model in many ways and compare quality, size and speed."`
+	Sensitivity sensitivityCmd `cmd:"" help:"Prune every matrix of a network alone and measure what it costs."`
+	Reproduce   reproduceCmd   `cmd:"" help:"Repeat published tables of pruning on MNIST."`
+	Inspect     inspectCmd     `cmd:"" help:"Show what is in a model file."`
+	Bench       benchCmd       `cmd:"" help:"Time kernels, dense and sparse, on this machine."`
+	Verify      verifyCmd      `cmd:"" help:"Check a pruned model: mask, pattern, outputs, bytes."`
+	Serve       serveCmd       `cmd:"" help:"Serve models over HTTP and gRPC, with dense beside sparse counted live."`
 }
 
 const description = `Sparse inference for pruned models.

@@ -41,6 +41,7 @@ type pruneCmd struct {
 	Memory   string   `name:"max-memory" default:"" help:"Most bytes that calibration may use, e.g. 2GiB (default: half the machine)."`
 	calibFlags
 	gateFlags
+	tuneFlags
 	fileFlags
 }
 
@@ -54,7 +55,9 @@ Examples:
   sparserun prune model.gguf -o out.safetensors --method best --pattern 2:4 --quant int4 --calib text.txt --journal work/
   sparserun prune model.gguf -o out.safetensors --method best --pattern 2:4 --quant int4 --quant-embed int8 --calib text.txt
   sparserun prune model.gguf -o out.safetensors --channels 0.25 --layers 2 --score taylor --calib text.txt
-  sparserun prune model/ -o out/ --sparsity 0.5 --scope global --exclude '*.down_proj.weight'`
+  sparserun prune model/ -o out/ --sparsity 0.5 --scope global --exclude '*.down_proj.weight'
+  sparserun prune lenet5.onnx -o out.onnx --method lamp --sparsity 0.95 --schedule cubic --finetune 8 --distill --mnist mnist/
+  sparserun prune net.onnx -o out.onnx --method sensitivity --sparsity 0.9 --finetune 5 --max-loss 0.005 --mnist mnist/`
 }
 
 type pruneJSON struct {
@@ -97,7 +100,7 @@ func (c *pruneCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	if err := c.gateFlags.check(); err != nil {
+	if err := c.gateFlags.check(); err != nil && !c.tunes() {
 		return err
 	}
 	if c.Quant == "int8" && c.Asym && c.Format != "dense" {
@@ -116,6 +119,9 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
+	if c.tunes() {
+		return c.tune(g, gr, p, t, sum)
+	}
 	o, err := c.options(g, t, sum)
 	if err != nil {
 		return err
