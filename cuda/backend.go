@@ -35,7 +35,7 @@ func New(open func() (Driver, error), images []Image) (*Backend, error) {
 		b.d, b.info = d, d.Info()
 		loaded := 0
 		for _, im := range images {
-			if im.MinCC > 10*b.info.Major+b.info.Minor {
+			if !im.serves(b.info) {
 				continue
 			}
 			if err := d.Load(im); err != nil {

@@ -24,13 +24,15 @@ NVCC_FLAGS := -std=c++17 -O3 --diag-suppress=177
 
 # Architectures with hardware to run on: A100, RTX 30, L4/RTX 40, H100, B200, RTX 50.
 CUDA_ARCHS ?= 80 86 89 90a 100a 120a
-# PTX families: 80 holds every portable kernel; 89 adds fp8, which mma.sync does natively on
-# 89 and 120a only (ptxas emulates it on 90a and 100a: f16 products and thousands of spills);
-# 90a holds wgmma.sp (experimental).
+# PTX families: 80 holds every portable kernel; 89 adds fp8; 90a holds wgmma.sp (experimental).
+# mma.sync multiplies fp8 natively on 89 and 120a. On 90a and 100a ptxas unpacks it to f16
+# products in registers, for which only the kernels of few rows have room: the others spill
+# up to 11 KB a thread there and are left out.
+E4M3_SMALL := spmm_nm24_e4m3_n16,gemm_e4m3_n16,gemm_e4m3_n32,gemm_e4m3_n64,quantise_e4m3_f16,quantise_e4m3_f32
 KERNEL_SRC  := kernels.cu $(wildcard cuda/kernels/*.cuh)
 PTX_FILES   := $(CUDA_OUT)/kernels_80.ptx $(CUDA_OUT)/kernels_89.ptx $(CUDA_OUT)/kernels_90a.ptx
 CUBIN_FILES := $(foreach a,$(CUDA_ARCHS),$(CUDA_OUT)/kernels_80.sm_$(a).cubin) \
-               $(foreach a,$(filter 89 120a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_89.sm_$(a).cubin) \
+               $(foreach a,$(filter 89 90a 100a 120a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_89.sm_$(a).cubin) \
                $(foreach a,$(filter 90a,$(CUDA_ARCHS)),$(CUDA_OUT)/kernels_90a.sm_$(a).cubin)
 RIVAL_FILES := $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin
 
@@ -59,7 +61,7 @@ $(CUDA_OUT)/kernels_%.ptx: $(KERNEL_SRC) | $(CUDA_STAMP)
 cuda-cubins: $(CUBIN_FILES)
 define cubin_rule
 $(CUDA_OUT)/kernels_$(1).sm_$(2).cubin: $(CUDA_OUT)/kernels_$(1).ptx
-	$$(NICE) $$(PTXAS) -O3 -v -arch=sm_$(2) -o $$@.tmp $$< > $$@.log 2>&1 || { cat $$@.log; exit 1; }
+	$$(NICE) $$(PTXAS) -O3 -v -arch=sm_$(2) $(if $(filter 89:90a 89:100a,$(1):$(2)),--entry $(E4M3_SMALL)) -o $$@.tmp $$< > $$@.log 2>&1 || { cat $$@.log; exit 1; }
 	mv $$@.tmp $$@
 endef
 $(foreach a,$(CUDA_ARCHS),$(foreach f,80 89 90a,$(eval $(call cubin_rule,$(f),$(a)))))

@@ -20,6 +20,7 @@ type Image struct {
 	PTX    []byte
 	Cubins map[string][]byte // "80", "90a", ...
 	MinCC  int               // lowest compute capability that runs it: 80, 89, 90
+	Extra  bool              // holds kernels that a GPU may lack
 }
 
 // Func is a kernel of a loaded module; what it is belongs to the Driver.

@@ -29,7 +29,7 @@ func images() ([]Image, error) {
 		if im == nil {
 			im = &Image{Cubins: map[string][]byte{}, MinCC: 80}
 			if stem == "kernels_89" {
-				im.MinCC = 89
+				im.MinCC, im.Extra = 89, true
 			}
 			byStem[stem] = im
 		}

@@ -116,6 +116,22 @@ func TestPick(t *testing.T) {
 	}
 }
 
+// TestServes: kernels that a GPU may lack are no reason to hand its driver PTX.
+func TestServes(t *testing.T) {
+	im := Image{PTX: []byte("ptx"), Cubins: map[string][]byte{"89": []byte("89"), "120a": []byte("120a")}, MinCC: 89, Extra: true}
+	for _, c := range []struct {
+		info Info
+		want bool
+	}{
+		{Info{Major: 8, Minor: 0}, false}, {Info{Major: 8, Minor: 0, Simulated: true}, false}, {Info{Major: 8, Minor: 9}, true},
+		{Info{Major: 9, Minor: 0}, false}, {Info{Major: 9, Minor: 0, Simulated: true}, true}, {Info{Major: 12, Minor: 0}, true}, {Info{Major: 12, Minor: 1}, false},
+	} {
+		require.Equal(t, c.want, im.serves(c.info), "%+v", c.info)
+	}
+	im.Extra = false
+	require.True(t, im.serves(Info{Major: 9, Minor: 0}), "all others run on PTX")
+}
+
 func TestDriverErrors(t *testing.T) {
 	for code, want := range map[int]error{2: ErrOutOfMemory, 100: ErrNoDevice, 209: ErrArch, 719: ErrLost, 1: ErrDriver} {
 		err := error(&DriverError{Call: "cuX", Code: code, Name: "N"})

@@ -71,6 +71,23 @@ func (r *report) markdown() string {
 	for _, c := range citedRivals {
 		p("| %s (cited) | %s | %s | %s | %s | %s | %s |", c.Name, c.Regs, c.Spills, c.Loop, c.MMA, c.Share, c.Stall)
 	}
+	p("\n## fp8 (e4m3)\n")
+	p("mma.sync multiplies fp8 natively on sm_89 and sm_120a. On sm_90a and sm_100a ptxas unpacks it to f16 (HMMA, HMMA.SP); the kernels that then spill are not built there.\n")
+	p("| kernel | registers sm_89 | share | registers sm_90a | share | registers sm_100a | share | registers sm_120a | share |\n|---|---|---|---|---|---|---|---|---|")
+	for _, k := range r.Kernels {
+		if k.Arch != "89" || !strings.Contains(k.Name, "_e4m3_n") {
+			continue
+		}
+		line := "| " + k.Name
+		for _, a := range []string{"89", "90a", "100a", "120a"} {
+			if x := r.find(k.Name, a); x.Name != "" {
+				line += fmt.Sprintf(" | %d | %.1f %%", x.Regs, 100*x.Loop.Share)
+			} else {
+				line += " | spills | -"
+			}
+		}
+		p("%s |", line)
+	}
 	p("\n## Tensor-core kernels, sm_80\n")
 	p("Issue and stall bound: share of the tensor pipe's peak that issue slots, and stall counts with the resident warps, allow at most.\n")
 	p("| kernel | registers | shared | blocks/SM | occupancy | loop instr | products | share | LDSM | LDS | LDGSTS.128 | issue bound | stall bound | bank conflicts |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
@@ -81,7 +98,7 @@ func (r *report) markdown() string {
 		}
 	}
 	p("\n## Decode kernels, batch 1 (gemv) and up to 16 (n16), sm_80 and sm_90a\n")
-	p("Memory-bound while issue slots per byte of weights and metadata stay below 0.30 (A100) and 0.29 (H100) cycles. int4 + 2:4 does so on tensor cores only (spmm_nm24_int4_n16): gemv_nm24_int4 is for f32 activations.\n")
+	p("Memory-bound while issue slots per byte of weights and metadata stay below 0.30 (A100) and 0.29 (H100) cycles. The backend decodes on the n16 kernels, which read the same tiles as prefill; gemv serves float32 activations, programs of at most 8 rows and odd widths.\n")
 	p("| kernel | registers | occupancy | loop instr | 128-bit weight loads | cycle/B sm_80 | cycle/B sm_90a |\n|---|---|---|---|---|---|---|")
 	for _, k := range r.Kernels {
 		if k.Arch == "80" && k.IssuePerByte > 0 && (strings.HasSuffix(k.Name, "_b1") || strings.HasSuffix(k.Name, "_n16")) {

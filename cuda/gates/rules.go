@@ -46,8 +46,9 @@ var rules = []rule{
 	{"target_int4", `^spmm_nm24_int4_n128$`, `^80$`, "share of HMMA.SP: Sparse-Marlin's best is 5.5 %", share(.0551)},
 	{"target_decode", `^gemv_nm24_(f16|bf16|int8)_\w+_b1$`, `^80$`, "issue slots per weight byte, memory-bound on A100", perByte(.30)},
 	{"target_decode_h100", `^gemv_nm24_(f16|bf16|int8)_\w+_b1$`, `^90a$`, "issue slots per weight byte, memory-bound on H100", perByte(.29)},
-	{"target_decode_int4", `^spmm_nm24_int4_n16$`, `^80$`, "issue slots per weight byte: int4 decodes on tensor cores", perByte(.30)},
-	{"decode_dense", `^(gemv_(f16|bf16|int8)_\w+_b1|gemm_int4_n16)$`, `^80$`, "the dense rival is memory-bound, too", perByte(.30)},
+	{"target_decode_tiles", `^spmm_nm24_\w+_n16$`, `^80$`, "issue slots per weight byte of what the backend decodes with, memory-bound on A100", perByte(.30)},
+	{"target_decode_tiles_h100", `^spmm_nm24_\w+_n16$`, `^90a$`, "issue slots per weight byte of what the backend decodes with, memory-bound on H100", perByte(.29)},
+	{"decode_dense", `^(gemv_(f16|bf16|int8)_\w+_b1|gemm_\w+_n16)$`, `^80$`, "the dense rival is memory-bound, too", perByte(.30)},
 }
 
 // judge applies the rules.
