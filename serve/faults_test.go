@@ -335,88 +335,100 @@ func TestPanics(t *testing.T) {
 	require.Less(t, h.latency(3), time.Second)
 }
 
-// TestOverload offers ten times what the model can do. What is done stays within 90 % of
-// the peak, and the rest is refused fast. The rates are measured by turns in one run, three
-// to eight times; the best of either counts, as what else the machine does only lowers them.
+// TestOverload offers ten times what the model can do: what is done stays within 90 % of
+// the peak, and the rest is refused fast. The peak is measured in the same run, by turns of
+// short windows, so that what else the machine does slows both alike; where that was not so
+// the measurement is repeated, six times at most. Tokens are counted, as every request
+// that is accepted is held to finishing.
 func TestOverload(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes 6 s")
+		t.Skip("takes 5 s")
 	}
 	spec := story(t)
-	spec.Engine = engine.Options{MaxRunning: 4, Queue: 8}
-	h := start(t, Options{}, spec)
-	const tokens, window = 200, 500 * time.Millisecond
-	var served, refused atomic.Int64
+	spec.Engine = engine.Options{MaxRunning: 4, Queue: 8, NoPrefixCache: true}
+	h := startThreads(t, 1, Options{}, spec) // the other core is the clients', who are here too
+	m, release, err := h.reg.Acquire("story")
+	require.NoError(t, err)
+	defer release()
 	var mu sync.Mutex
 	var waits []time.Duration
-	ask := func(ctx context.Context) {
+	const body = `{"model":"story","prompt":"Once upon a time","max_tokens":100,"n":4,"ignore_eos":true,"temperature":0}`
+	ask := func() {
 		begin := time.Now()
-		req, _ := http.NewRequestWithContext(ctx, "POST", h.url+"/v1/completions", strings.NewReader(completion(tokens, false)))
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := h.client.Do(req)
+		resp, err := h.client.Post(h.url+"/v1/completions", "application/json", strings.NewReader(body))
 		if err != nil {
-			if ctx.Err() == nil {
-				t.Error(err)
-			}
+			t.Error(err)
 			return
 		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
-		switch resp.StatusCode {
-		case http.StatusOK:
-			served.Add(1)
-		case http.StatusTooManyRequests:
-			refused.Add(1)
-			if resp.Header.Get("Retry-After") == "" {
-				t.Error("429 without Retry-After")
-			}
+		switch {
+		case resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "":
 			mu.Lock()
 			waits = append(waits, time.Since(begin))
 			mu.Unlock()
-		default:
+		case resp.StatusCode != http.StatusOK:
 			t.Errorf("status %d", resp.StatusCode)
 		}
 	}
-	// closed keeps 12 requests, as many as slots and queue hold, at work.
-	closed := func() float64 {
-		served.Store(0)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
+	const window = 250 * time.Millisecond
+	// rate is what was done in a window in which load sends requests, in tokens/s.
+	rate := func(load func(stop <-chan struct{})) float64 {
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() { defer close(done); load(stop) }()
+		time.Sleep(50 * time.Millisecond) // slots and queue fill
+		before, begin := m.LM.Stats().OutputTokens, time.Now()
+		time.Sleep(window)
+		n, took := m.LM.Stats().OutputTokens-before, time.Since(begin)
+		close(stop)
+		<-done
+		return float64(n) / took.Seconds()
+	}
+	closed := func(stop <-chan struct{}) { // three requests of four texts fill slots and queue
 		var wg sync.WaitGroup
-		begin := time.Now()
-		for range 12 {
+		for range 3 {
 			wg.Go(func() {
-				for time.Since(begin) < window {
-					ask(ctx)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						ask()
+					}
 				}
 			})
 		}
 		wg.Wait()
-		return float64(served.Load()) / time.Since(begin).Seconds()
 	}
-	// open sends requests at a rate, whatever becomes of them.
-	open := func(rate float64) float64 {
-		served.Store(0)
-		var wg sync.WaitGroup
-		begin := time.Now()
-		for i := 0; time.Since(begin) < window; i++ {
-			time.Sleep(time.Until(begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
-			wg.Go(func() { ask(t.Context()) })
-		}
-		wg.Wait()
-		return float64(served.Load()) / time.Since(begin).Seconds()
-	}
-	closed() // warm
-	var peak, good float64
-	for round := range 8 {
-		peak, good = max(peak, closed()), max(good, open(10*max(peak, 10)))
-		if round >= 2 && good >= 0.9*peak {
-			break
+	open := func(every time.Duration) func(<-chan struct{}) { // whatever becomes of them
+		return func(stop <-chan struct{}) {
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			tick := time.NewTicker(every)
+			defer tick.Stop()
+			for {
+				wg.Go(ask)
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+			}
 		}
 	}
-	t.Logf("peak %.1f/s, at ten times that %.1f/s", peak, good)
-	require.GreaterOrEqual(t, good, 0.9*peak)
-	require.NotZero(t, refused.Load())
+	ratio := 0.0
+	for attempt := 0; attempt < 6 && ratio < 0.9; attempt++ {
+		var peak, good float64
+		for range 4 {
+			p := rate(closed)
+			peak += p
+			good += rate(open(time.Duration(400 / (10 * p) * float64(time.Second)))) // 400 tokens a request
+		}
+		ratio = good / peak
+		t.Logf("peak %.0f tokens/s, at ten times that %.0f: %.2f", peak/4, good/4, ratio)
+	}
+	require.GreaterOrEqual(t, ratio, 0.9)
+	require.NotEmpty(t, waits)
 	slices.Sort(waits)
 	t.Logf("%d refused, in %v at the median, %v at most", len(waits), waits[len(waits)/2], waits[len(waits)-1])
 	require.Less(t, waits[len(waits)/2], 10*time.Millisecond)

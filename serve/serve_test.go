@@ -75,9 +75,14 @@ func story(t testing.TB) registry.Spec {
 // start serves specs until the test ends, and holds it to leaving no goroutine behind.
 func start(t *testing.T, o Options, specs ...registry.Spec) *harness {
 	t.Helper()
+	return startThreads(t, goruntime.NumCPU(), o, specs...)
+}
+
+func startThreads(t *testing.T, threads int, o Options, specs ...registry.Spec) *harness {
+	t.Helper()
 	before := goruntime.NumGoroutine()
 	h := &harness{t: t, log: &lockedBuffer{}, done: make(chan error, 1)}
-	h.reg = registry.New(func() (runtime.Backend, error) { return cpu.New(), nil }, registry.Options{DrainTime: 5 * time.Second})
+	h.reg = registry.New(func() (runtime.Backend, error) { return cpu.New(cpu.Threads(threads)), nil }, registry.Options{DrainTime: 5 * time.Second})
 	for _, s := range specs {
 		require.NoError(t, h.reg.Load(t.Context(), s))
 	}

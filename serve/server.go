@@ -129,7 +129,8 @@ func (s *Server) SetReady() { s.ready.Store(true) }
 func (s *Server) Ready() bool { return s.ready.Load() && !s.draining.Load() }
 
 func (s *Server) oipOptions(control bool) oip.Options {
-	return oip.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Client: clientOf, Seen: seen, Ready: s.Ready, Control: control, Version: s.o.Version}
+	return oip.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Client: clientOf, Seen: seen, Ready: s.Ready, Control: control,
+		Stall: s.o.WriteTimeout, Version: s.o.Version, Log: s.log}
 }
 
 // publicHandler is everything that the public listener answers.

@@ -283,12 +283,19 @@ func (m *modelTotals) op(op, exec, backend string, p runtime.Phase, o runtime.Op
 	m.ops[k] = x
 }
 
-// execBytes are a model's packed weights by exec.
+// execBytes are a model's packed weights by exec; what no layer multiplies (norms, biases)
+// is dense.
 func (v *view) execBytes() map[string]sparse.Bytes {
 	out := map[string]sparse.Bytes{}
+	rest := v.counters.Memory.Weights
 	for _, c := range v.choices {
 		k := execName(c.Kernel.Layout, v.weightType())
 		out[k] = out[k].Add(c.Packed)
+		rest = sparse.Bytes{Values: rest.Values - c.Packed.Values, Metadata: rest.Metadata - c.Packed.Metadata, Scales: rest.Scales - c.Packed.Scales}
+	}
+	if rest.Total() > 0 {
+		d := execName(sparse.LayoutDense, v.weightType())
+		out[d] = out[d].Add(rest)
 	}
 	return out
 }
