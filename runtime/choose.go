@@ -32,6 +32,9 @@ type Candidate struct {
 	// Decode is the time for one row of activations, Prefill for PrefillRows.
 	Decode  time.Duration `json:"decode_ns"`
 	Prefill time.Duration `json:"prefill_ns"`
+	// Batch is the time for BatchRows rows, with Options.Batch.
+	Batch     time.Duration `json:"batch_ns,omitempty"`
+	BatchRows int           `json:"batch_rows,omitempty"`
 }
 
 // PrefillRows is the batch that candidates are timed at for the prefill phase.
@@ -145,8 +148,14 @@ func (pl *planner) kernelOp(n *model.Node) model.Op {
 
 // cost is what the planner minimises: for a language model the time of one
 // generated and one prompt token, for other networks that of one row of a batch
-// and of a single row.
-func (t Candidate) cost() time.Duration { return t.Decode + t.Prefill/PrefillRows }
+// and of a single row. With Options.Batch a row of such a batch counts too.
+func (t Candidate) cost() time.Duration {
+	c := t.Decode + t.Prefill/PrefillRows
+	if t.BatchRows > 1 {
+		c += t.Batch / time.Duration(t.BatchRows)
+	}
+	return c
+}
 
 func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts []sparse.Layout) error {
 	density := 1 - c.Sparsity
@@ -168,6 +177,12 @@ func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts
 		if cand.Prefill, err = pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, PrefillRows); err != nil {
 			return err
 		}
+		if rows := pl.o.Batch; rows > 1 {
+			cand.BatchRows = rows
+			if cand.Batch, err = pl.table.Time(pl.ctx, kernel(l), c.Rows, c.Cols, density, rows); err != nil {
+				return err
+			}
+		}
 		c.Candidates = append(c.Candidates, cand)
 	}
 	best := Pick(c.Candidates)
@@ -184,15 +199,18 @@ func (pl *planner) measure(c *Choice, kernel func(sparse.Layout) Kernel, layouts
 		return nil
 	}
 	c.Reason = fmt.Sprintf("measured %.2fx dense in decode, %.2fx in prefill", ratio(d.Decode, b.Decode), ratio(d.Prefill, b.Prefill))
+	if b.BatchRows > 1 {
+		c.Reason += fmt.Sprintf(", %.2fx in a batch of %d", ratio(d.Batch, b.Batch), b.BatchRows)
+	}
 	return nil
 }
 
 // Pick is the planner's rule: the candidate of least cost, never one that costs more
-// than dense, which stands first, nor one that decodes slower.
+// than dense, which stands first, nor one that decodes slower, alone or in a batch.
 func Pick(cands []Candidate) int {
 	best := 0
 	for i, c := range cands {
-		if c.Decode <= cands[0].Decode && c.cost() < cands[best].cost() {
+		if c.Decode <= cands[0].Decode && c.Batch <= cands[0].Batch && c.cost() < cands[best].cost() {
 			best = i
 		}
 	}

@@ -56,6 +56,24 @@ func TestPlannerNeverSlower(t *testing.T) {
 	}
 }
 
+// TestPlannerBatch: with Options.Batch a form must not be slower than dense for so many
+// rows either.
+func TestPlannerBatch(t *testing.T) {
+	times := map[string]time.Duration{"dense 1": 100, "dense 64": 640, "dense 8": 110, "nm24 1": 60, "nm24 64": 640, "nm24 8": 120, "csr 1": 80, "csr 64": 640, "csr 8": 100, "bitmask 1": 200, "bitmask 64": 999, "bitmask 8": 999}
+	for batch, want := range map[int]string{0: "nm24", 1: "nm24", 8: "csr"} {
+		s, err := New(tinyLlama(true), &fakeBackend{times: times}, WithOptions(Options{Batch: batch}), WithTableDir("off"))
+		require.NoError(t, err)
+		require.Equal(t, want, layoutsOf(s)[someLinear], batch)
+		for _, c := range s.Explain() {
+			if c.Name == someLinear && batch == 8 {
+				require.Contains(t, c.Reason, "1.10x in a batch of 8")
+			}
+		}
+	}
+	_, err := New(tinyLlama(true), &fakeBackend{times: times}, WithOptions(Options{Batch: -1}))
+	require.ErrorIs(t, err, ErrOption)
+}
+
 func TestPlannerModes(t *testing.T) {
 	b := &fakeBackend{times: map[string]time.Duration{"dense 1": 10, "dense 64": 64, "nm24 1": 1, "nm24 64": 1, "csr 1": 99, "csr 64": 9999, "bitmask 1": 99, "bitmask 64": 9999}}
 	s, err := New(tinyLlama(true), b, WithDense())

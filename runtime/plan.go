@@ -17,6 +17,7 @@ type Options struct {
 	Select  int           // rows that get logits in one step; default 16
 	Context int           // tokens of KV cache over all sequences; default the model's context, at most 8192
 	KVType  sparse.DType  // F16 (default) or F32 (default with DType F32)
+	Batch   int           // sequences of a decode step that the planner also times forms for; default none
 	Hidden  bool          // a Lockstep of a language model can also give hidden states
 }
 
@@ -123,7 +124,7 @@ func (o *Options) defaults(g *model.Graph) error {
 	if g.Config != nil && o.Context == 0 {
 		o.Context = min(g.Config.Context, 8192)
 	}
-	if o.Chunk < 1 || o.Chunk > 1<<16 || o.Select < 1 || o.Select > 1<<16 || o.Context < 0 || o.Context > 1<<28 || o.Group < 0 {
+	if o.Chunk < 1 || o.Chunk > 1<<16 || o.Select < 1 || o.Select > 1<<16 || o.Context < 0 || o.Context > 1<<28 || o.Group < 0 || o.Batch < 0 || o.Batch > 1<<16 {
 		return fmt.Errorf("runtime: chunk %d, select %d, context %d, group %d: %w", o.Chunk, o.Select, o.Context, o.Group, ErrOption)
 	}
 	return nil

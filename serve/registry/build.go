@@ -18,6 +18,10 @@ import (
 // twinContext is the KV cache of a dense twin, in tokens: what the engine compares.
 const twinContext = 640
 
+// planBatch is the number of texts at once for which the planner, too, takes no form
+// that is slower than dense.
+const planBatch = 8
+
 // build makes a model that works, or leaves nothing behind.
 func (r *Registry) build(ctx context.Context, s Spec, version string) (m *Model, err error) {
 	start := time.Now()
@@ -69,6 +73,9 @@ func (r *Registry) build(ctx context.Context, s Spec, version string) (m *Model,
 		o.Hidden = true
 		if o.Select == 0 {
 			o.Select = max(16, s.Engine.MaxRunning)
+		}
+		if o.Batch == 0 {
+			o.Batch = planBatch
 		}
 	}
 	need, err := runtime.Estimate(g, o)
