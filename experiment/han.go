@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -68,11 +69,11 @@ type denseRun struct {
 func Compacts() []Compact {
 	mag := prune.Magnitude{}
 	return []Compact{
-		{Net: "lenet-300-100", Epochs: 12, Batch: 128, Rate: 1e-3, Again: 15, Seeds: 3, Goals: []Goal{{12, 0.05}}, Variants: []Variant{
-			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3, Distill: true},
-			{Name: "12x, LAMP, gradual", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3},
-			{Name: "12x, one-shot by std (Han's threshold)", Factor: 12, Criterion: prune.MagnitudeStd{}, Epochs: 15, Rate: 1e-4},
-			{Name: "25x, LAMP, gradual, distilled", Factor: 25, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 15, Rate: 1e-3, Distill: true},
+		{Net: "lenet-300-100", Epochs: 12, Batch: 128, Rate: 1e-3, Again: 12, Seeds: 3, Goals: []Goal{{12, 0.05}}, Variants: []Variant{
+			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 12, Rate: 1e-3, Distill: true},
+			{Name: "12x, LAMP, gradual", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 12, Rate: 1e-3},
+			{Name: "12x, one-shot by std (Han's threshold)", Factor: 12, Criterion: prune.MagnitudeStd{}, Epochs: 12, Rate: 1e-3},
+			{Name: "25x, LAMP, gradual, distilled", Factor: 25, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 12, Rate: 1e-3, Distill: true},
 		}},
 		{Net: "lenet-5", Epochs: 5, Batch: 128, Rate: 1e-3, Seeds: 3, Goals: []Goal{{12, 0.05}, {50, 0.2}}, Variants: []Variant{
 			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 3, Rate: 1e-3, Distill: true},
@@ -98,18 +99,20 @@ func (l *Lab) trainSet(samples int) *train.Items {
 	return l.Train.Slice(0, min(samples, l.Train.Len()))
 }
 
-// dense trains a network from nothing, or takes it from the journal. The weights of the best
-// evaluation on the held-back images stay.
+// dense trains a network from nothing, or takes it from the journal. As in the variants, the weights
+// that are most accurate on the held-back images stay.
 func (l *Lab) dense(ctx context.Context, net string, seed uint64, epochs, batch int, rate float64, samples int) (*train.Net, denseRun, error) {
 	n, cost, err := network(net, seed)
 	if err != nil {
 		return nil, denseRun{}, err
 	}
 	data := l.trainSet(samples)
-	key := fmt.Sprintf("dense %s seed %d epochs %d batch %d rate %g samples %d", net, seed, epochs, batch, rate, data.Len())
+	key := fmt.Sprintf("dense by accuracy %s seed %d epochs %d batch %d rate %g samples %d", net, seed, epochs, batch, rate, data.Len())
 	r, err := cell(l, key, float64(epochs*data.Len())*cost, func() (denseRun, error) {
-		rep, err := train.Fit(ctx, n, data, train.Options{Epochs: epochs, Batch: batch, Rate: rate, Schedule: train.Cosine(0.01), Seed: seed, Eval: l.Valid, EvalBatch: 500, KeepBest: true},
-			l.tick(net+" dense", batch, cost))
+		t := l.tuning(seed, batch, epochs, rate, data)
+		t.Pattern, t.Fit.Seed = prune.Unstructured{Sparsity: 0}, seed
+		t.Progress = func(prune.TuneProgress) { l.did(float64(batch)*cost, net+" dense") }
+		rep, err := prune.TuneNet(ctx, n, t)
 		if err != nil {
 			return denseRun{}, err
 		}
@@ -176,7 +179,7 @@ func (p Compact) all() []Variant {
 	if p.Again == 0 {
 		return p.Variants
 	}
-	return append([]Variant{{Name: "dense, trained on as long", Factor: 1, Epochs: p.Again, Rate: p.Rate, Distill: true}}, p.Variants...)
+	return append([]Variant{{Name: "dense, trained on as long", Factor: 1, Epochs: p.Again, Rate: p.Rate}}, p.Variants...)
 }
 
 func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(CompactRun)) error {
@@ -193,7 +196,10 @@ func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(Com
 		}
 		start := first.Weights
 		if v.From != "" {
-			if start = cells[v.From].Weights; start == nil {
+			if start = cells[v.From].Weights; start == nil && l.Offline {
+				continue
+			}
+			if start == nil {
 				return fmt.Errorf("%s: no weights of %q: %w", v.Name, v.From, ErrOption)
 			}
 		}
@@ -207,6 +213,9 @@ func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(Com
 			}
 			return c, err
 		})
+		if errors.Is(err, errMissing) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}

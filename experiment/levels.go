@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -114,6 +115,9 @@ func (l *Lab) levels(ctx context.Context, p Levels, seed uint64, per, cost float
 				r, err := cell(l, key, per, func() (LevelRun, error) {
 					return l.level(ctx, p, method, s, gradual, seed, cost, first, &scan)
 				})
+				if errors.Is(err, errMissing) {
+					continue
+				}
 				if err != nil {
 					return fmt.Errorf("%s %g: %w", method, s, err)
 				}

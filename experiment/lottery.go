@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -297,6 +298,9 @@ func (l *Lab) controls(ctx context.Context, p Lottery, seed uint64, round int, m
 			c.Next = nil
 			return c, err
 		})
+		if errors.Is(err, errMissing) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

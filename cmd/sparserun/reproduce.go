@@ -15,11 +15,12 @@ import (
 
 // reproduceCmd repeats published tables of pruning on MNIST.
 type reproduceCmd struct {
-	What  []string `arg:"" optional:"" help:"han, levels and lottery (default: all three)."`
-	Mnist string   `required:"" help:"Folder with MNIST's four files." placeholder:"DIR"`
-	Out   string   `required:"" help:"Folder for tables (.md, .csv, .json, .png) and for the journal that an interrupted run goes on from." placeholder:"DIR"`
-	Quick bool     `help:"A short version, on few images, seeds and steps: about a minute."`
-	Jobs  int      `default:"0" help:"Runs side by side, one thread each (default: a core each)."`
+	What   []string `arg:"" optional:"" help:"han, levels and lottery (default: all three)."`
+	Mnist  string   `required:"" help:"Folder with MNIST's four files." placeholder:"DIR"`
+	Out    string   `required:"" help:"Folder for tables (.md, .csv, .json, .png) and for the journal that an interrupted run goes on from." placeholder:"DIR"`
+	Quick  bool     `help:"A short version, on few images, seeds and steps: about a minute."`
+	Tables bool     `help:"Run nothing: tables of the runs that are in the journal."`
+	Jobs   int      `default:"0" help:"Runs side by side, one thread each (default: a core each)."`
 }
 
 // Help is shown by --help below the flags' head.
@@ -77,6 +78,7 @@ func (c *reproduceCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	lab.Offline = c.Tables
 	start := time.Now()
 	c.watch(g, lab)
 	p := plans{experiment.Compacts(), experiment.FullLevels(), experiment.FullLottery()}
@@ -112,7 +114,7 @@ func (c *reproduceCmd) Run(g *globals) error {
 		return err
 	}
 	for _, claim := range out.Claims {
-		if !claim.Holds && claim.Must {
+		if !claim.Holds && claim.Must && !c.Tables {
 			return fmt.Errorf("claim does not hold: %s: %s", claim.Text, claim.Found)
 		}
 	}
