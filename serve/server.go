@@ -19,6 +19,7 @@ import (
 
 	"github.com/sparserun/sparserun/serve/oip"
 	"github.com/sparserun/sparserun/serve/openai"
+	"github.com/sparserun/sparserun/serve/openapi"
 	"github.com/sparserun/sparserun/serve/registry"
 )
 
@@ -138,6 +139,7 @@ func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
 	s.probes(mux)
 	mux.HandleFunc("GET /{$}", servePage)
+	mux.Handle("GET /openapi.json", openapi.Handler())
 	mux.HandleFunc("GET /api/stats", s.serveStats)
 	mux.Handle("GET /metrics", s.metrics.handler())
 	mux.Handle("/v1/", openai.New(s.reg, openai.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Stall: s.o.WriteTimeout, Lenient: s.o.Lenient, Client: clientOf, Seen: seen, Log: s.log}))
