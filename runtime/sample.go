@@ -44,6 +44,7 @@ type Sampler struct {
 	past  []int32
 	count map[int32]int
 	cand  []candidate
+	bins  bins
 }
 
 type candidate struct {
@@ -121,32 +122,92 @@ func Argmax(x []float32) int32 {
 	return int32(best)
 }
 
-// draw picks a token by chance. Nothing is sorted that the filters do not ask for: of
-// a vocabulary of 50,000, top-k and top-p keep some tens.
+// Tokens are told apart by how far their logit is below the best, in steps of
+// 1/binsPerNat of the temperature; what is depthNats below has no chance worth a number.
+const (
+	depthNats  = 40
+	binsPerNat = 8
+)
+
+// bins are the tokens of one draw by their distance from the best.
+type bins struct {
+	mass  [depthNats*binsPerNat + 1]float64 // sum of exp
+	count [depthNats*binsPerNat + 1]int
+}
+
+// draw picks a token by chance. It looks at every logit a few times and sorts only
+// those that top-k and top-p may keep: of a vocabulary of 50,000, some tens.
 func (s *Sampler) draw(logits []float32) int32 {
-	// Min-p is a fixed distance below the best logit: applied first, it leaves few
-	// candidates.
-	best := logits[Argmax(logits)]
-	floor := math.Inf(-1)
+	first := Argmax(logits)
+	best := float64(logits[first])
+	scale := 1 / s.o.Temperature
+	floor := -float64(depthNats)
 	if s.o.MinP > 0 {
-		floor = float64(best) + s.o.Temperature*math.Log(s.o.MinP)
+		floor = max(floor, math.Log(s.o.MinP))
+	}
+	b := &s.bins
+	*b = bins{}
+	var sum float64
+	for _, l := range logits {
+		if d := (float64(l) - best) * scale; d >= floor {
+			e := expNegative(d)
+			i := int(-d * binsPerNat)
+			b.mass[i] += e
+			b.count[i]++
+			sum += e
+		}
+	}
+	if !(sum > 0) { // no logit is a number
+		return first
+	}
+	// The first bins that hold all that is kept.
+	last, n, mass := 0, 0, 0.0
+	k, p := s.o.TopK, s.o.TopP
+	sorted := k > 0 || p > 0 && p < 1
+	var r float64
+	if !sorted {
+		r = s.rng.Float64() * sum
+	}
+	for ; last < len(b.mass)-1; last++ {
+		n += b.count[last]
+		mass += b.mass[last]
+		if sorted && (k > 0 && n >= k || p > 0 && p < 1 && k == 0 && mass >= p*sum*(1+1e-9)) || !sorted && mass > r {
+			break
+		}
+	}
+	if !sorted {
+		// Within its bin tokens stand by their ids.
+		r -= mass - b.mass[last]
+		id := first
+		for i, l := range logits {
+			d := (float64(l) - best) * scale
+			if !(d >= floor) || int(-d*binsPerNat) != last {
+				continue
+			}
+			id = int32(i)
+			if r -= expNegative(d); r < 0 {
+				break
+			}
+		}
+		return id
 	}
 	c := s.cand[:0]
 	for i, l := range logits {
-		if float64(l) >= floor {
-			c = append(c, candidate{id: int32(i), logit: l})
+		if d := (float64(l) - best) * scale; d >= floor && int(-d*binsPerNat) <= last {
+			c = append(c, candidate{id: int32(i), logit: l, p: expNegative(d)})
 		}
 	}
 	s.cand = c
-	if k := s.o.TopK; k > 0 && len(c) > k {
-		c = likeliest(c, func(n int, _ candidate) bool { return n < k })
+	if k > 0 {
+		if len(c) > k {
+			c = likeliest(c, func(n int, _ candidate) bool { return n < k })
+		}
+		sum = 0
+		for i := range c {
+			sum += c[i].p
+		}
 	}
-	var sum float64
-	for i := range c {
-		c[i].p = math.Exp(float64(c[i].logit-best) / s.o.Temperature)
-		sum += c[i].p
-	}
-	if p := s.o.TopP; p > 0 && p < 1 {
+	if p > 0 && p < 1 {
 		var acc float64
 		c = likeliest(c, func(_ int, x candidate) bool {
 			acc += x.p
@@ -154,18 +215,23 @@ func (s *Sampler) draw(logits []float32) int32 {
 		})
 		sum = acc
 	}
-	r := s.rng.Float64() * sum
+	r = s.rng.Float64() * sum
 	for i := range c {
 		if r -= c[i].p; r < 0 {
 			return c[i].id
 		}
 	}
-	// Rounding left a little of r.
-	last := len(c) - 1
-	for last > 0 && c[last].p == 0 {
-		last--
-	}
-	return c[last].id
+	return first // rounding left a little of r
+}
+
+// expNegative is e^x for x in [-depthNats, 0], to 1e-8 of itself: 2^k times a series
+// of 2^f, |f| <= 1/2.
+func expNegative(x float64) float64 {
+	y := x * math.Log2E
+	k := int(y - 0.5)
+	f := (y - float64(k)) * math.Ln2
+	e := 1 + f*(1+f*(1./2+f*(1./6+f*(1./24+f*(1./120+f*(1./720+f*(1./5040)))))))
+	return e * math.Float64frombits(uint64(1023+k)<<52)
 }
 
 // likeliest takes candidates in order of their logits, ties by id, while more, asked

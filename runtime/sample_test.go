@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -63,4 +64,80 @@ func TestPenalties(t *testing.T) {
 	l := []float32{3, 0.4}
 	require.EqualValues(t, 0, s.Next(l))
 	require.InDelta(t, 0.5, l[0], 1e-6)
+}
+
+// TestDrawKeeps: whatever the filters, only tokens that a plain sort would keep are
+// drawn, and all of them are.
+func TestDrawKeeps(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	for round := range 60 {
+		logits := make([]float32, 1+r.IntN(60))
+		for i := range logits {
+			logits[i] = float32(r.NormFloat64()) * float32(r.IntN(4))
+			if r.IntN(5) == 0 {
+				logits[i] = float32(math.Inf(-1))
+			}
+		}
+		logits[r.IntN(len(logits))] = 1
+		o := Sampling{Temperature: 0.3 + 2*r.Float64(), Seed: uint64(round)}
+		if r.IntN(2) == 0 {
+			o.TopK = 2 + r.IntN(20)
+		}
+		if r.IntN(2) == 0 {
+			o.TopP = 0.05 + 0.9*r.Float64()
+		}
+		if r.IntN(3) == 0 {
+			o.MinP = r.Float64() / 2
+		}
+		// The reference: filter, sort, cut, in the order of llama.cpp's samplers.
+		order := make([]int, 0, len(logits))
+		p := make([]float64, len(logits))
+		best := float64(logits[Argmax(logits)])
+		for i, l := range logits {
+			if p[i] = math.Exp((float64(l) - best) / o.Temperature); p[i] > 0 && p[i] >= o.MinP {
+				order = append(order, i)
+			}
+		}
+		slices.SortStableFunc(order, func(a, b int) int {
+			if logits[a] > logits[b] {
+				return -1
+			} else if logits[a] < logits[b] {
+				return 1
+			}
+			return 0
+		})
+		if o.TopK > 0 && len(order) > o.TopK {
+			order = order[:o.TopK]
+		}
+		var sum, acc float64
+		for _, i := range order {
+			sum += p[i]
+		}
+		if o.TopP > 0 {
+			for n, i := range order {
+				if acc += p[i]; acc >= o.TopP*sum {
+					order = order[:n+1]
+					break
+				}
+			}
+		}
+		const n = 4000
+		got := draws(t, o, logits, n)
+		sum = 0
+		for _, i := range order {
+			sum += p[i]
+		}
+		for _, i := range order {
+			want := n * p[i] / sum
+			require.InDelta(t, want, got[int32(i)], 6*math.Sqrt(want)+3, "round %d: %+v: token %d of %v", round, o, i, logits)
+			delete(got, int32(i))
+		}
+		require.Empty(t, got, "round %d: %+v: %v", round, o, logits)
+	}
+}
+
+func TestExpNegative(t *testing.T) {
+	for x := 0.0; x >= -depthNats; x -= 0.00371 {
+		require.InEpsilon(t, math.Exp(x), expNegative(x), 1e-8, x)
+	}
 }
