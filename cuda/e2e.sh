@@ -25,12 +25,19 @@ for model in "$data/stories260K" "$tmp/24.safetensors"; do
   [ "$want" = "$got" ] || fail "$model $mode: CPU wrote '$want', CUDA '$got'"
   ok "$mode f32: greedy text equals the CPU's"
 done
-for t in f16 int8; do
-  sim $bin run "$tmp/24.safetensors" -n 4 --dtype $t --backend cuda --sparse nm24 -q --json | grep -q '"nm24":35' || fail "2:4 $t"
+want=$($bin run "$tmp/24.safetensors" -n 8 --dtype f16 --backend cpu --sparse nm24 -q)
+for t in f16 bf16 int8 int4; do
+  got=$(sim $bin run "$tmp/24.safetensors" -n 8 --dtype $t --backend cuda --sparse nm24 -q --json)
+  grep -q '"nm24":35' <<<"$got" || fail "2:4 $t: $got"
   ok "2:4 $t runs"
 done
+got=$(sim $bin run "$tmp/24.safetensors" -n 8 --dtype f16 --backend cuda --sparse nm24 -q)
+[ "$want" = "$got" ] || fail "2:4 f16: CPU wrote '$want', CUDA '$got'"
+ok "2:4 f16: greedy text equals the CPU's"
+sim $bin run "$tmp/24.safetensors" -n 4 --dtype f16 --backend cuda --sparse bitmask -q --json | grep -q '"bitmask":35' || fail "bitmask"
+ok "bitmask f16 runs"
 
-sim $bin bench --backend cuda --shapes 128x256 --dtypes f16,int8 --layouts dense,nm24,csr --sparsity 0.9 --batch 1,16 --rounds 1 -q >"$tmp/bench"
+sim $bin bench --backend cuda --shapes 128x256 --dtypes f16,int8 --layouts dense,nm24,bitmask,csr --sparsity 0.9 --batch 1,16 --rounds 1 -q >"$tmp/bench"
 grep -q 'simulated, not a speed' "$tmp/bench" || fail "bench does not say that its times are simulated: $(cat "$tmp/bench")"
 ok "bench: $(grep -c 128x256 "$tmp/bench") rows, labelled: simulated, not a speed"
 
