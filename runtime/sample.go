@@ -147,15 +147,16 @@ func (s *Sampler) draw(logits []float32) int32 {
 	}
 	b := &s.bins
 	*b = bins{}
-	var sum float64
 	for _, l := range logits {
 		if d := (float64(l) - best) * scale; d >= floor {
-			e := expNegative(d)
 			i := int(-d * binsPerNat)
-			b.mass[i] += e
+			b.mass[i] += expNegative(d)
 			b.count[i]++
-			sum += e
 		}
+	}
+	var sum float64
+	for _, m := range b.mass {
+		sum += m
 	}
 	if !(sum > 0) { // no logit is a number
 		return first
@@ -175,11 +176,17 @@ func (s *Sampler) draw(logits []float32) int32 {
 			break
 		}
 	}
+	// Most logits are seen to be too small at a glance.
+	low := float32(best - float64(last+1)/(binsPerNat*scale))
+	low -= float32(math.Abs(float64(low))) * 1e-6
 	if !sorted {
 		// Within its bin tokens stand by their ids.
 		r -= mass - b.mass[last]
 		id := first
 		for i, l := range logits {
+			if l < low {
+				continue
+			}
 			d := (float64(l) - best) * scale
 			if !(d >= floor) || int(-d*binsPerNat) != last {
 				continue
@@ -193,6 +200,9 @@ func (s *Sampler) draw(logits []float32) int32 {
 	}
 	c := s.cand[:0]
 	for i, l := range logits {
+		if l < low {
+			continue
+		}
 		if d := (float64(l) - best) * scale; d >= floor && int(-d*binsPerNat) <= last {
 			c = append(c, candidate{id: int32(i), logit: l, p: expNegative(d)})
 		}
