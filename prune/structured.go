@@ -62,6 +62,7 @@ func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*mode
 	kv["prune.method"], kv["prune.version"], kv["prune.structure"] = "structured", strconv.Itoa(Version), m.String()
 	kv["prune.calibration.sha256"] = rep.Calibration.SHA256
 	kv["prune.score"] = string(m.score())
+	kv["prune.geometry"] = Geometry(out.Config)
 	if m.score() == ScoreRandom {
 		kv["prune.seed"] = strconv.FormatUint(m.Seed, 10)
 	}
@@ -73,6 +74,22 @@ func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*mode
 	}
 	rep.Seconds = time.Since(start).Seconds()
 	return out, rep, nil
+}
+
+// Geometry is a model's shape in one line, as recipes of structured pruning have it.
+func Geometry(c *model.Config) string {
+	var heads, kv, ffn []string
+	for b := range c.Layers {
+		h, k, f := c.Layer(b)
+		heads, kv, ffn = append(heads, strconv.Itoa(h)), append(kv, strconv.Itoa(k)), append(ffn, strconv.Itoa(f))
+	}
+	line := func(s []string) string { // a number where all are equal
+		if len(slices.Compact(slices.Clone(s))) == 1 {
+			return s[0]
+		}
+		return strings.Join(s, ",")
+	}
+	return fmt.Sprintf("layers %d heads %s kv %s ffn %s", c.Layers, line(heads), line(kv), line(ffn))
 }
 
 // String names what goes.

@@ -168,13 +168,6 @@ func TestFileTooLarge(t *testing.T) {
 	require.Zero(t, len(must(os.ReadDir(journal))))
 }
 
-func must[T any](x T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return x
-}
-
 // TestDiskFull: the same on a disk of a few blocks.
 func TestDiskFull(t *testing.T) {
 	full := t.TempDir()

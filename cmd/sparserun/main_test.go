@@ -59,6 +59,13 @@ func doJSON(t *testing.T, args ...string) map[string]any {
 	return m
 }
 
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
 func need(t *testing.T, m map[string]any, keys ...string) {
 	t.Helper()
 	for _, k := range keys {

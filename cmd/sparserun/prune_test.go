@@ -2,10 +2,15 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sparserun/sparserun/loader"
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/sparse"
 )
 
 // pruneArgs are the arguments of a small calibrated pruning of stories260K.
@@ -25,8 +30,9 @@ func TestStructured(t *testing.T) {
 		require.Less(t, m["dense"].(map[string]any)["weight_bytes"], float64(500000))
 		m = doJSON(t, "inspect", out)
 		require.Less(t, m["parameters"], 250000.0)
-		code, _, errs := do("verify", out)
+		code, stdout, errs := do("verify", out)
 		require.Zero(t, code, errs)
+		require.Contains(t, stdout, "layers 4 heads 6 kv 3 ffn 136")
 	}
 	code, _, errs := do("prune", "x", "-o", out, "--channels", "0.25", "--calib", text, "--score", "taste")
 	require.Equal(t, exitUsage, code)
@@ -76,4 +82,75 @@ func TestSizes(t *testing.T) {
 			require.Greater(t, 2*f16/s["layers_bytes"].(float64), 9.0, fmt.Sprint("block linears against fp32", c.args))
 		}
 	}
+}
+
+// TestVerifyFinds: a pruned file in which a weight was changed, a zero filled or
+// bytes were added fails, and the line says where.
+func TestVerifyFinds(t *testing.T) {
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good.safetensors")
+	code, _, errs := do("prune", stories(t), "-o", good, "--pattern", "2:4")
+	require.Zero(t, code, errs)
+	const name = "model.layers.1.self_attn.k_proj.weight"
+	save := func(change func(gr *model.Graph)) string {
+		gr, err := loader.Open(good)
+		require.NoError(t, err)
+		defer gr.Close()
+		change(gr)
+		bad := filepath.Join(dir, "bad.safetensors")
+		require.NoError(t, loader.Save(gr, bad, loader.SaveOptions{Meta: gr.Source.Meta}))
+		return bad
+	}
+	rewrite := func(gr *model.Graph, f func(w []float32)) {
+		w, err := gr.Weight(name)
+		require.NoError(t, err)
+		x, err := sparse.Read(w.Data)
+		require.NoError(t, err)
+		f(x)
+		r, c := w.Data.Dims()
+		w.Data = sparse.NewDense(r, c, x)
+	}
+	for _, c := range []struct {
+		what   string
+		change func(*model.Graph)
+		want   []string
+	}{
+		{"nothing", func(*model.Graph) {}, nil},
+		{"a zero filled", func(gr *model.Graph) {
+			rewrite(gr, func(w []float32) { w[0], w[1], w[2], w[3] = 1, 1, 1, 1 })
+		}, []string{name, "row 0 columns 0..3"}},
+		{"another pair kept", func(gr *model.Graph) {
+			rewrite(gr, func(w []float32) { w[0], w[1], w[2], w[3] = w[3], w[2], w[0], w[1] })
+		}, []string{name, "mask digest"}},
+		{"a weight lost", func(gr *model.Graph) {
+			rewrite(gr, func(w []float32) { clear(w[:4]) })
+		}, []string{name, "mask digest"}},
+		{"zeros stored", func(gr *model.Graph) { rewrite(gr, func([]float32) {}) }, nil}, // dense is a form too
+	} {
+		code, _, errs := do("verify", save(c.change))
+		if c.want == nil {
+			require.Zero(t, code, "%s: %s", c.what, errs)
+			continue
+		}
+		require.Equal(t, exitFailed, code, c.what)
+		for _, w := range c.want {
+			require.Contains(t, errs, w, c.what)
+		}
+	}
+	// A recipe that names what the file has not.
+	code, _, errs = do("verify", save(func(gr *model.Graph) {
+		gr.Source.Meta["prune.mask.model.layers.7.mlp.up_proj.weight"] = "00"
+	}))
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "model.layers.7.mlp.up_proj.weight")
+	// Bytes that no weight needs.
+	b := must(os.ReadFile(good))
+	gr, err := loader.Open(good)
+	require.NoError(t, err)
+	defer gr.Close()
+	need := gr.WeightBytes().Total()
+	n, err := tensorBytes(good)
+	require.NoError(t, err)
+	require.InDelta(t, need, n, 32*float64(len(gr.Weights)))
+	require.Less(t, n, int64(len(b)))
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/model"
@@ -22,8 +25,9 @@ type verifyCmd struct {
 
 // Help is shown by --help below the flags' head.
 func (*verifyCmd) Help() string {
-	return `Checks that every pruned matrix holds the pattern and the mask its file records, that its
-bytes on disk are what the form needs, and that dense and sparse execution agree.
+	return `Checks that every pruned matrix holds the pattern and the mask its file records, or that the
+model has the geometry structured pruning left, that the bytes on disk are what the forms
+need, and that dense and sparse execution agree.
 
 Examples:
   sparserun verify pruned.safetensors
@@ -48,6 +52,7 @@ func (c *verifyCmd) Run(g *globals) error {
 		out.Checks = append(out.Checks, prune.Check{Name: name, OK: ok, Detail: fmt.Sprintf(format, a...)})
 		out.OK = out.OK && ok
 	}
+	structure(gr, add)
 	if gr.Source.Meta["prune.pattern"] != "" {
 		checks, err := prune.Verify(gr, gr.Source.Meta)
 		for _, k := range checks {
@@ -56,7 +61,7 @@ func (c *verifyCmd) Run(g *globals) error {
 		if err != nil && len(checks) == 0 {
 			add("mask", false, "%v", err)
 		}
-	} else {
+	} else if gr.Source.Meta["prune.structure"] == "" {
 		add("provenance", true, "the file records no pruning: masks are not checked")
 	}
 	if err := c.bytes(gr, add); err != nil {
@@ -104,8 +109,9 @@ func printChecks(w io.Writer, checks []prune.Check) {
 	}
 }
 
-// bytes checks that the file is no larger than its weights need: zeros are not
-// stored where the form says so.
+// bytes checks that the file is what its weights need: zeros are not stored where
+// the form says so. For files of ours that is exact but for the tensors that hold
+// shapes; others may carry what no weight is made of.
 func (c *verifyCmd) bytes(gr *model.Graph, add func(string, bool, string, ...any)) error {
 	disk, err := diskBytes(c.Model)
 	if err != nil {
@@ -119,8 +125,54 @@ func (c *verifyCmd) bytes(gr *model.Graph, add func(string, bool, string, ...any
 	}
 	need := gr.WeightBytes().Total()
 	// Headers, tokenizer and configuration are not weights.
-	add("bytes on disk", disk >= need/2 && disk <= need+need/50+32<<20, "%d in the file, %d in weights; prunable layers %d, %.4f of fp16", disk, need, linear, float64(linear)/float64(max(f16, 1)))
+	lo, hi := need/2, need+need/50+32<<20
+	if gr.Source.Meta["sparserun.version"] != "" {
+		if disk, err = tensorBytes(c.Model); err != nil {
+			return err
+		}
+		const shapes = 32 // a matrix
+		lo, hi = need-int64(shapes*len(gr.Weights)), need+int64(shapes*len(gr.Weights))
+	}
+	add("bytes on disk", disk >= lo && disk <= hi, "%d in the file, %d in weights; prunable layers %d, %.4f of fp16", disk, need, linear, float64(linear)/float64(max(f16, 1)))
 	return nil
+}
+
+// tensorBytes is what follows the header of a safetensors file, or of all those of
+// a folder.
+func tensorBytes(path string) (n int64, err error) {
+	files := []string{path}
+	if st, err := os.Stat(path); err != nil {
+		return 0, err
+	} else if st.IsDir() {
+		if files, err = filepath.Glob(filepath.Join(path, "*.safetensors")); err != nil {
+			return 0, err
+		}
+	}
+	for _, p := range files {
+		f, err := os.Open(p)
+		if err != nil {
+			return 0, err
+		}
+		var head [8]byte
+		_, err = io.ReadFull(f, head[:])
+		st, err2 := f.Stat()
+		f.Close()
+		if err = errors.Join(err, err2); err != nil {
+			return 0, fmt.Errorf("%s: %w", p, err)
+		}
+		n += st.Size() - 8 - int64(binary.LittleEndian.Uint64(head[:]))
+	}
+	return n, nil
+}
+
+// structure checks what a file says of structured pruning against its geometry.
+func structure(gr *model.Graph, add func(string, bool, string, ...any)) {
+	want, ok := gr.Source.Meta["prune.geometry"]
+	if !ok || gr.Config == nil {
+		return
+	}
+	got := prune.Geometry(gr.Config)
+	add("structure", got == want, "%s by %s: want %s, got %s", gr.Source.Meta["prune.structure"], gr.Source.Meta["prune.score"], want, got)
 }
 
 func (c *verifyCmd) against(gr *model.Graph, add func(string, bool, string, ...any)) error {
@@ -182,19 +234,23 @@ func (c *verifyCmd) outputs(g *globals, gr *model.Graph, add func(string, bool, 
 		return err
 	}
 	defer b.Close()
+	return c.sameOutputs(g, b, gr, add)
+}
+
+func (e *engine) sameOutputs(g *globals, b runtime.Backend, gr *model.Graph, add func(string, bool, string, ...any)) error {
 	small := func(o *runtime.Options) { o.Context, o.Chunk, o.Select = 64, 32, 32 }
-	dense, err := c.compile(gr, b, "off", small)
+	dense, err := e.compile(gr, b, "off", small)
 	if err != nil {
 		return err
 	}
 	defer dense.Close()
-	mode := c.Sparse
+	mode := e.Sparse
 	if mode == "auto" {
 		if mode = sparse.LayoutBitmask.String(); holds24(gr) {
 			mode = sparse.LayoutNM24.String()
 		}
 	}
-	sp, err := c.compile(gr, b, mode, small)
+	sp, err := e.compile(gr, b, mode, small)
 	if err != nil {
 		return err
 	}
@@ -216,8 +272,8 @@ func (c *verifyCmd) outputs(g *globals, gr *model.Graph, add func(string, bool, 
 		diff = max(diff, math.Abs(float64(x[i]-y[i])))
 		top = max(top, math.Abs(float64(x[i])))
 	}
-	tol := relTolerance(c.DType) * top
-	add("dense and sparse outputs", diff <= tol, "%s against dense in %s: largest difference %.3g of logits up to %.3g, allowed %.3g", mode, c.DType, diff, top, tol)
+	tol := relTolerance(e.DType) * top
+	add("dense and sparse outputs in "+e.DType, diff <= tol, "%s against dense: largest difference %.3g of logits up to %.3g, allowed %.3g", mode, diff, top, tol)
 	return nil
 }
 
