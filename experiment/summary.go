@@ -125,7 +125,7 @@ func HanTable(rows []HanRow) Table {
 	for _, r := range rows {
 		var kept []string
 		for _, l := range r.Layers {
-			kept = append(kept, fmt.Sprintf("%s %.2g", strings.TrimSuffix(l.Name, ".weight"), 100*l.Kept))
+			kept = append(kept, fmt.Sprintf("%s %.3g", strings.TrimSuffix(l.Name, ".weight"), 100*l.Kept))
 		}
 		t.Rows = append(t.Rows, []string{r.Net, r.Variant, strconv.Itoa(r.Error.N), r.Dense.text(100, 2), r.Error.text(100, 2), fmt.Sprintf("%+.2f ± %.2f", 100*r.Rise.Mean, 100*r.Rise.Std),
 			fmt.Sprintf("%.1f", r.Fewer), fmt.Sprintf("%.1f", r.Smaller), strings.Join(kept, ", ")})
