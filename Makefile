@@ -61,8 +61,8 @@ generate: ## regenerate the assembly (avo)
 serve-check: ## the server under real clients, schemathesis, promtool, load, Chromium and SIGTERM (3 minutes)
 	./bench/serve/check.sh
 
-serve-soak: ## the same with ten minutes of mixed load
-	SOAK_SECONDS=600 ./bench/serve/check.sh
+serve-soak: $(MODEL) ## the same with ten minutes of mixed load, on a real model too
+	SOAK_SECONDS=600 SOAK_MODEL=$(MODEL) ./bench/serve/check.sh
 
 serve-compare: $(MODEL) ## the server beside llama.cpp's, same model, same load, interleaved (5 minutes)
 	./bench/serve/compare.sh
@@ -75,3 +75,11 @@ clean: ## remove what was built (models stay)
 llm-table: $(MODEL) build ## perplexity, size and speed against sparsity (an hour on 2 cores)
 	./sparserun sweep $(MODEL) --text $(DATA)/wikitext-2/test.txt --calib $(DATA)/wikitext-2/valid.txt --dtype f32 \
 	  --methods random,magnitude,wanda,sparsegpt,best --levels 0.5,0.6,0.7,2:4 --out demo/sweep
+
+.PHONY: reproduce reproduce-quick
+reproduce: build ## tables of Han 2015, accuracy against sparsity and the lottery ticket (an hour on 2 quiet cores; goes on where it stopped)
+	./sparserun reproduce --mnist $(DATA)/mnist --out bench/out/reproduce
+
+reproduce-quick: build ## the same in short, under a minute: fails where a method does not hold
+	@rm -rf bench/out/reproduce-quick
+	./sparserun reproduce --quick --mnist $(DATA)/mnist --out bench/out/reproduce-quick
