@@ -39,6 +39,7 @@ type result struct {
 	status  int // 0: the connection failed
 	tokens  int
 	first   time.Duration
+	last    time.Duration // from the first token to the last
 	between []time.Duration
 	total   time.Duration
 	finish  string
@@ -57,6 +58,7 @@ type report struct {
 	Tokens   int            `json:"tokens"`
 	Rate     float64        `json:"tokens_per_s"`
 	Goodput  float64        `json:"requests_per_s"`
+	Decode   float64        `json:"decode_tokens_per_s"` // of one stream after its first token, median
 	First    quantiles      `json:"time_to_first_token"`
 	Between  quantiles      `json:"inter_token"`
 	Total    quantiles      `json:"request"`
@@ -112,6 +114,9 @@ func run(ctx context.Context, o options) report {
 					return
 				}
 				r := one(ctx, client, o, i)
+				if r.status == 0 || r.status == http.StatusTooManyRequests {
+					time.Sleep(10 * time.Millisecond)
+				}
 				mu.Lock()
 				all = append(all, r)
 				mu.Unlock()
@@ -125,6 +130,7 @@ func run(ctx context.Context, o options) report {
 func summary(o options, all []result, took time.Duration) report {
 	rep := report{URL: o.url, Model: o.model, Streams: o.streams, Seconds: took.Seconds(), Requests: len(all), Codes: map[string]int{}}
 	var first, between, total []time.Duration
+	var decode []float64
 	for _, r := range all {
 		code := fmt.Sprint(r.status)
 		switch {
@@ -148,10 +154,16 @@ func summary(o options, all []result, took time.Duration) report {
 		if r.first > 0 {
 			first = append(first, r.first)
 			between = append(between, r.between...)
+			if r.tokens > 1 && r.last > 0 {
+				decode = append(decode, float64(r.tokens-1)/r.last.Seconds())
+			}
 		}
 		total = append(total, r.total)
 	}
 	rep.Rate, rep.Goodput = float64(rep.Tokens)/took.Seconds(), float64(rep.Good)/took.Seconds()
+	if slices.Sort(decode); len(decode) > 0 {
+		rep.Decode = decode[len(decode)/2]
+	}
 	rep.First, rep.Between, rep.Total = quantilesOf(first), quantilesOf(between), quantilesOf(total)
 	return rep
 }
@@ -309,6 +321,7 @@ func (r *result) stream(body io.Reader, start time.Time, stopAt int) error {
 	if usage > 0 {
 		r.tokens = usage
 	}
+	r.last = last.Sub(start) - r.first
 	switch {
 	case sc.Err() != nil:
 		return sc.Err()
