@@ -12,7 +12,9 @@ import (
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
+	"github.com/sparserun/sparserun/runtime/cpu"
 	"github.com/sparserun/sparserun/serve/servetest"
+	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/testenv"
 )
 
@@ -264,4 +266,38 @@ func TestBatchShadow(t *testing.T) {
 	require.Eventually(t, func() bool { return b.Stats().Shadow.Runs == 1 }, time.Second, time.Millisecond)
 	require.EqualValues(t, 8, b.Stats().Shadow.PrefillTokens)
 	require.Zero(t, b.Stats().Shadow.MaxAbsError)
+}
+
+// TestBatchRows: a plain network of rows is served under the names of its values.
+func TestBatchRows(t *testing.T) {
+	w := &model.Weight{Name: "w", Shape: []int{2, 3}, Data: sparse.NewDense(2, 3, []float32{1, 3, 5, 2, 4, 6})}
+	g := &model.Graph{Name: "rows", Values: []model.Value{{Name: "x", Width: 3}, {Width: 2}}, Inputs: []model.ValueID{0}, Outputs: []model.ValueID{1}, Weights: []*model.Weight{w},
+		Nodes: []*model.Node{{Op: model.OpLinear, Name: "l", In: []model.ValueID{0}, Out: 1, Weight: w}}}
+	s, err := runtime.New(g, cpu.New(cpu.Threads(1)), runtime.WithOptions(runtime.Options{DType: sparse.F32}), runtime.WithTableDir("off"))
+	require.NoError(t, err)
+	defer s.Close()
+	b, err := NewBatcher(s, BatchOptions{Delay: 20 * time.Millisecond})
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, []Port{{"output", model.ElemF32, []int{-1, 2}}}, b.Outputs())
+	r := rand.New(rand.NewPCG(7, 7))
+	for range 3 {
+		var in []map[string]*model.Tensor
+		for range 6 {
+			in = append(in, rowsInput(r, 2))
+		}
+		together(t, b, in, func(i int, out map[string]*model.Tensor, err error) {
+			x := in[i]["x"].Data.([]float32)
+			if err != nil || len(out["output"].Shape) != 2 || out["output"].Data.([]float32)[2] != x[3]+3*x[4]+5*x[5] {
+				t.Errorf("%v: %v %v", x, out, err)
+			}
+		})
+	}
+	require.Equal(t, "on", b.Stats().Batching)
+	_, err = b.Infer(context.Background(), map[string]*model.Tensor{"x": model.F32Tensor(make([]float32, 4), 1, 4)})
+	require.ErrorIs(t, err, runtime.ErrShape)
+	_, err = b.Infer(context.Background(), map[string]*model.Tensor{"x": model.I64Tensor(make([]int64, 3), 1, 3)})
+	require.ErrorIs(t, err, runtime.ErrShape)
+	_, err = New(s, Options{})
+	require.ErrorIs(t, err, ErrKind, "no language model")
 }

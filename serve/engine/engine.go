@@ -10,7 +10,9 @@
 //
 //	queue.go     who is next: clients by turns
 //	prefix.go    KV pages of past requests, found by their tokens
-//	schedule.go  the turn: admission, the step, preemption
+//	schedule.go  the turn: who ends, who begins
+//	plan.go      what a step computes, and whose pages make room for it
+//	step.go      the step, and what becomes of its results
 //	job.go       one request, and how its next token is drawn
 //	shadow.go    dense beside sparse, when there is nothing else to do
 //	json*.go     JSON as a Constraint
@@ -36,7 +38,7 @@ import (
 type Options struct {
 	MaxRunning    int     // sequences in one step; default 16, at most the session's Options.Select
 	Queue         int     // requests that may wait; default 512
-	StepTokens    int     // rows of a step while texts are being generated, pieces of prompts included; default 64
+	StepTokens    int     // rows of a step while texts are being generated, pieces of prompts included; default what takes stepTime
 	NoPrefixCache bool    // forget the keys and values of a request with its end
 	Shadow        float64 // 0..1: share of requests that are run again on Dense, when idle
 	Dense         *runtime.Session
@@ -53,11 +55,8 @@ func (o *Options) check(p *runtime.Plan) error {
 	if o.Queue == 0 {
 		o.Queue = 512
 	}
-	if o.StepTokens == 0 {
-		o.StepTokens = 64
-	}
 	o.StepTokens = min(o.StepTokens, p.MaxRows)
-	if o.MaxRunning < 1 || o.Queue < 1 || o.Queue > 1<<20 || o.StepTokens < 1 || !(o.Shadow >= 0 && o.Shadow <= 1) {
+	if o.MaxRunning < 1 || o.Queue < 1 || o.Queue > 1<<20 || o.StepTokens < 0 || !(o.Shadow >= 0 && o.Shadow <= 1) {
 		return fmt.Errorf("engine: %d running, queue %d, %d tokens a step, shadow %g: %w", o.MaxRunning, o.Queue, o.StepTokens, o.Shadow, runtime.ErrOption)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"math"
 	"slices"
 	"sync"
@@ -246,87 +245,6 @@ func TestDrain(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 	require.NoError(t, e.Close(), "again")
 	require.NoError(t, e.Drain(context.Background()), "after Close")
-}
-
-// rogue is a Constraint that panics.
-type rogue struct{ mask, accept bool }
-
-func (r rogue) Mask(l []float32) bool {
-	if r.mask {
-		panic("mask")
-	}
-	for i := range l {
-		l[i] = float32(math.Inf(-1))
-	}
-	if r.accept {
-		l[5] = 0
-	}
-	return true
-}
-func (r rogue) Accept(int32) bool { panic("accept") }
-
-// TestFaultsAreContained: whatever a request's constraint does, and whatever a step
-// dies of, others get their texts.
-func TestFaultsAreContained(t *testing.T) {
-	s := open(t, "", runtime.Options{Context: 1024})
-	want, err := s.GenerateTokens(context.Background(), story, runtime.GenerateOptions{MaxTokens: 60, IgnoreEOS: true})
-	require.NoError(t, err)
-	e := serve(t, s, Options{})
-	good, err := e.Submit(context.Background(), Request{Prompt: story, MaxTokens: 60, IgnoreEOS: true})
-	require.NoError(t, err)
-	for _, r := range []rogue{{mask: true}, {accept: true}, {}} {
-		require.ErrorIs(t, ask(t, e, Request{Prompt: story, Constraint: r}).err, ErrInternal)
-	}
-	a := collect(good)
-	require.NoError(t, a.err)
-	require.Equal(t, want.Tokens, a.ids)
-	require.EqualValues(t, 3, e.Stats().Cancelled["internal"])
-	require.NoError(t, e.Close())
-
-	// A step that panics because of one of its requests.
-	e2 := serve(t, s, Options{})
-	e2.sabotage = func(j *job) {
-		if j.ID == "bad" {
-			panic("broken")
-		}
-	}
-	var streams []*Stream
-	for i := range 6 {
-		id := "good"
-		if i%3 == 1 {
-			id = "bad"
-		}
-		st, err := e2.Submit(context.Background(), Request{ID: id, Prompt: story, MaxTokens: 60, IgnoreEOS: true})
-		require.NoError(t, err)
-		streams = append(streams, st)
-	}
-	for i, st := range streams {
-		a := collect(st)
-		if i%3 == 1 {
-			require.ErrorIs(t, a.err, ErrInternal)
-			require.ErrorContains(t, a.err, "broken")
-			continue
-		}
-		require.NoError(t, a.err)
-		require.Equal(t, want.Tokens, a.ids)
-	}
-	require.Positive(t, e2.Stats().Failures)
-}
-
-// TestSlowReader: a caller that does not read holds up nobody, and gets all in the end.
-func TestSlowReader(t *testing.T) {
-	s := open(t, "", runtime.Options{Context: 512})
-	e := serve(t, s, Options{})
-	slow, err := e.Submit(context.Background(), Request{Prompt: story, MaxTokens: 100, IgnoreEOS: true})
-	require.NoError(t, err)
-	require.NoError(t, e.Drain(context.Background()))
-	ev, err := slow.Next(context.Background())
-	require.NoError(t, err)
-	require.Len(t, ev.Tokens, 100, "one event of all")
-	require.Equal(t, FinishLength, ev.Finish)
-	_, err = slow.Next(context.Background())
-	require.ErrorIs(t, err, io.EOF)
-	require.Equal(t, 100, ev.Usage.Output)
 }
 
 func TestEmbed(t *testing.T) {

@@ -25,6 +25,7 @@ const (
 	shadowsKept  = 4   // requests that may wait for an idle moment
 	shadowTokens = 64  // generated tokens that are compared
 	shadowPrompt = 512 // prompt tokens that are
+	shadowChunk  = 64  // prompt tokens of a step
 )
 
 // remember may choose a request that has finished.
@@ -112,7 +113,7 @@ func (t *twin) compare(sh shadow) bool {
 	for i, s := range sessions {
 		t.legs[i], t.seqs[i] = s.NewLockstep(), s.NewSequence()
 	}
-	chunk := min(t.e.o.StepTokens, sessions[0].Plan().MaxRows, sessions[1].Plan().MaxRows)
+	chunk := min(shadowChunk, sessions[0].Plan().MaxRows, sessions[1].Plan().MaxRows)
 	for at := 0; at < sh.prompt; {
 		n := min(chunk, sh.prompt-at)
 		dense, sparse, ok := t.pair(sh.tokens[at : at+n])
