@@ -148,6 +148,7 @@ func (r *Registry) start(ctx context.Context, m *Model, g *model.Graph) error {
 			if err := warm(ctx, s); err != nil {
 				return err
 			}
+			s.ResetCounters() // of what callers ask for
 		}
 	}
 	if g.Tokenizer != nil && g.Tokenizer.ChatTemplate() != "" {
