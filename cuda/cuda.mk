@@ -47,10 +47,15 @@ $(CUDA_STAMP):
 	$(CUDA_ENV)/bin/pip install -q --disable-pip-version-check --no-deps nvidia-cutlass==4.2.0.0
 	touch $@
 
-# cuda-found prints what is there, so that a build can say what it will skip.
+# cuda-found prints what is there, so that build and test say what they skip.
+build test: cuda-found
 cuda-found:
-	@if [ -x "$(NVCC)" ]; then echo "nvcc:    $(NVCC) ($(CUDA_VER))"; \
-	else echo "nvcc:    not found (make cuda-toolchain); PTX, cubins and static gates are skipped"; fi
+	@if [ -x "$(NVCC)" ]; then echo "nvcc: $(CUDA_VER), $(NVCC)"; \
+	else echo "nvcc: not found (make cuda-toolchain, needs Python): PTX, cubins and static gates cannot be made"; fi
+	@if [ -f $(CUDA_OUT)/kernels_80.ptx ]; then echo "PTX: $(CUDA_OUT)"; \
+	else echo "PTX: not there (make cuda-ptx): tests that simulate the GPU kernels are skipped"; fi
+	@command -v $(CC) >/dev/null && echo "C compiler: $(CC)" || \
+	echo "C compiler: not found: the -tags cuda binary and its end-to-end test are skipped"
 
 cuda-ptx: $(PTX_FILES)
 $(CUDA_OUT)/kernels_%.ptx: $(KERNEL_SRC) | $(CUDA_STAMP)

@@ -41,6 +41,19 @@ sim $bin bench --backend cuda --shapes 128x256 --dtypes f16,int8 --layouts dense
 grep -q 'simulated, not a speed' "$tmp/bench" || fail "bench does not say that its times are simulated: $(cat "$tmp/bench")"
 ok "bench: $(grep -c 128x256 "$tmp/bench") rows, labelled: simulated, not a speed"
 
+# Energy comes from NVML where that is: a stand-in that counts 1.5 J from reading to reading.
+mkdir "$tmp/nvml"
+cat >"$tmp/nvml/nvml.c" <<'EOF'
+static unsigned long long mj = 7000000;
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **dev) { *dev = &mj; return bus[0] == 0; }
+int nvmlDeviceGetTotalEnergyConsumption(void *dev, unsigned long long *out) { *out = *(unsigned long long *)dev += 1500; return 0; }
+EOF
+"${CC:-cc}" -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o "$tmp/nvml/libnvidia-ml.so.1" "$tmp/nvml/nvml.c"
+got=$(LD_LIBRARY_PATH=$sim:$tmp/nvml $bin run "$data/stories260K" -n 2 --backend cuda -q --json)
+grep -q '"energy_joules": *1.5\b' <<<"$got" && grep -q nvml <<<"$got" || fail "energy: $got"
+ok "energy by NVML: 1.5 J"
+
 # Without a driver the same binary starts; auto falls back, cuda says why.
 $bin run "$data/stories260K" -n 2 --backend auto >/dev/null 2>"$tmp/err" || fail "auto without a driver"
 grep -q '^no GPU is used: ' "$tmp/err" || fail "auto does not say that no GPU is used: $(cat "$tmp/err")"

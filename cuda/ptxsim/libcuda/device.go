@@ -10,6 +10,7 @@ package main
 import "C"
 
 import (
+	"fmt"
 	"unsafe"
 
 	"github.com/sparserun/sparserun/cuda/ptxsim"
@@ -81,6 +82,19 @@ func cuDeviceGetName(out *C.char, n C.int, i C.int) C.int {
 		b[copy(b[:n-1], d.Name())] = 0
 	}
 	return drv.code("cuDeviceGetName", err)
+}
+
+// cuDeviceGetPCIBusId names a place on a bus that is not there, by which NVML finds the
+// energy meter.
+//
+//export cuDeviceGetPCIBusId
+func cuDeviceGetPCIBusId(out *C.char, n C.int, i C.int) C.int {
+	_, err := deviceAt(i)
+	if err == nil && n > 0 {
+		b := unsafe.Slice((*byte)(unsafe.Pointer(out)), int(n))
+		b[copy(b[:n-1], fmt.Sprintf("0000:%02x:00.0", int(i)))] = 0
+	}
+	return drv.code("cuDeviceGetPCIBusId", err)
 }
 
 func uuid(out *C.char, i C.int) C.int {
