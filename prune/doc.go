@@ -12,6 +12,14 @@
 // model's head stay, and so does a matrix that one of them shares. Options'
 // Include and Exclude change the rule.
 //
+// # Networks in training
+//
+// Tune and TuneNet prune any network that train can lower, together with
+// fine-tuning: a Criterion (Magnitude, MagnitudeStd, LAMP, Random, SNIP, Taylor,
+// Fisher, Movement) ranks weights, a Schedule raises sparsity, a gate keeps the
+// last network that is good enough, Splice lets pruned weights return. ScanNet
+// measures what each matrix bears and gives matrices their own rates.
+//
 // # Reproducible masks
 //
 // The same weights, method, pattern, seed and Version give the same mask bit for

@@ -42,7 +42,10 @@ func randomVector(rng *rand.Rand, n int, std float64) []float32 {
 // and h/2, extrapolated (Richardson) so that the error is of order h^4. With h = 1/64 and losses
 // of order 10 to 100, float32 leaves 100 * 2^-24 / h = 4e-4 of noise, more where a network is
 // deep; tolerance 4e-3 relative to the larger of 1, the gradient and the loss/10.
-func checkGradients(t *testing.T, g *model.Graph, b *Batch) {
+func checkGradients(t *testing.T, g *model.Graph, b *Batch) { checkGradientsIn(t, g, b, true) }
+
+// checkGradientsIn chooses between training and inference, where batch norms use what they have gathered.
+func checkGradientsIn(t *testing.T, g *model.Graph, b *Batch, training bool) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(42, 1))
 	n, err := New(g, linalg.NewPool(2))
@@ -55,15 +58,25 @@ func checkGradients(t *testing.T, g *model.Graph, b *Batch) {
 		}
 	}
 	loss := project{randomVector(rng, b.Rows*n.Width(), 1)}
-	base, err := n.Gradients(b, loss)
+	gradients := n.Gradients
+	if !training {
+		_, err := n.Forward(b, true) // running statistics that are not 0 and 1
+		require.NoError(t, err)
+		gradients = n.InferenceGradients
+	}
+	stats := n.Snapshot().stats
+	base, err := gradients(b, loss)
 	require.NoError(t, err)
 	// A second pass over used buffers gives the same bits. (Batch norm keeps its own statistics.)
 	var first [][]float32
 	for _, p := range n.Params {
 		first = append(first, append([]float32(nil), p.Grad...))
 	}
-	_, err = n.Gradients(b, loss)
+	_, err = gradients(b, loss)
 	require.NoError(t, err)
+	if !training {
+		require.Equal(t, stats, n.Snapshot().stats)
+	}
 	for i, p := range n.Params {
 		require.Equal(t, first[i], p.Grad, p.Name)
 	}
@@ -79,7 +92,7 @@ func checkGradients(t *testing.T, g *model.Graph, b *Batch) {
 			at := func(x float32) float64 {
 				old := p.W[i]
 				p.W[i] += x
-				out, err := n.Forward(b, true)
+				out, err := n.Forward(b, training)
 				require.NoError(t, err)
 				v := loss.value(nil, out, 0, b, nil).Loss
 				p.W[i] = old
@@ -186,6 +199,11 @@ func TestGradients(t *testing.T) {
 	for _, c := range opCases() {
 		t.Run(c.name, func(t *testing.T) {
 			for _, rows := range []int{1, 2, 9, 19} {
+				if c.name == "batchnorm" {
+					g := c.graph()
+					rng := rand.New(rand.NewPCG(uint64(rows), 2))
+					checkGradientsIn(t, g, &Batch{Rows: rows, X: randomVector(rng, rows*c.in.Size(), 1)}, false)
+				}
 				if rows == 1 && c.name == "batchnorm" {
 					continue // four values of a channel: third derivatives are beyond the tolerance
 				}
