@@ -201,23 +201,28 @@ func geluTanhSlope(x float64) float64 {
 	return (1+t)/2 + x/2*(1-t*t)*c*(1+3*0.044715*x*x)
 }
 
-// softmax over a row: dx = y * (dy - sum(dy*y)).
-type softmax struct{ in, out model.ValueID }
+// softmax over every n columns of a row: dx = y * (dy - sum(dy*y)).
+type softmax struct {
+	in, out model.ValueID
+	n       int
+}
 
 func (l *softmax) forward(s *state) {
-	x, y, n := s.values[l.in], s.value(l.out), s.width(l.out)
-	s.eachRow(n, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
+	x, y, n := s.values[l.in], s.value(l.out), l.n
+	groups := s.width(l.out) / n
+	s.eachRow(n*groups, func(lo, hi int) {
+		for i := lo * groups; i < hi*groups; i++ {
 			linalg.Softmax(y[i*n:(i+1)*n], x[i*n:(i+1)*n], 1)
 		}
 	})
 }
 
 func (l *softmax) backward(s *state) {
-	y, dy, n := s.values[l.out], s.grad(l.out), s.width(l.out)
+	y, dy, n := s.values[l.out], s.grad(l.out), l.n
+	groups := s.width(l.out) / n
 	dx := s.gradTo(l.in)
-	s.eachRow(n, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
+	s.eachRow(n*groups, func(lo, hi int) {
+		for i := lo * groups; i < hi*groups; i++ {
 			yr, dr, xr := y[i*n:(i+1)*n], dy[i*n:(i+1)*n], dx[i*n:(i+1)*n]
 			dot := linalg.Dot(yr, dr)
 			for j, v := range yr {

@@ -36,12 +36,18 @@ func (n *Net) compile(node *model.Node) (layer, error) {
 		w, err := n.param(node, node.Weight, g.Values[out].Width*vocab(g))
 		return &embedding{out, w}, err
 	case model.OpLinear:
-		w, err := n.param(node, node.Weight, width(in)*width(out))
+		reps := 1
+		if node.Weight != nil {
+			if r, c := node.Weight.Data.Dims(); c > 0 && width(in)%c == 0 && width(in)/c*r == width(out) {
+				reps = max(1, width(in)/c)
+			}
+		}
+		w, err := n.param(node, node.Weight, width(in)/reps*(width(out)/reps))
 		if err != nil {
 			return nil, err
 		}
-		b, err := n.bias(node, width(out))
-		return &linear{in, out, w, b, n.graph.Inputs}, err
+		b, err := n.bias(node, width(out)/reps)
+		return &linear{in, out, w, b, reps}, err
 	case model.OpRMSNorm:
 		a, ok := node.Attr.(model.RMSNorm)
 		if !ok {
@@ -61,11 +67,17 @@ func (n *Net) compile(node *model.Node) (layer, error) {
 		if !ok {
 			return nil, wrong(a)
 		}
-		w, err := n.param(node, node.Weight, width(in))
+		group := width(in)
+		if node.Weight != nil { // every position of a sequence by itself
+			if _, c := node.Weight.Data.Dims(); c > 0 && width(in)%c == 0 {
+				group = c
+			}
+		}
+		w, err := n.param(node, node.Weight, group)
 		if err != nil {
 			return nil, err
 		}
-		b, err := n.bias(node, width(in))
+		b, err := n.bias(node, group)
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +112,14 @@ func (n *Net) compile(node *model.Node) (layer, error) {
 		a, _ := node.Attr.(model.GELU)
 		return unary(&gelu{in, out, a.Tanh})
 	case model.OpSoftmax:
-		return unary(&softmax{in, out})
+		group := width(in)
+		if a, ok := node.Attr.(groups); ok {
+			group = int(a)
+		}
+		if group < 1 || width(in)%group != 0 {
+			return nil, wrong(groups(0))
+		}
+		return unary(&softmax{in, out, group})
 	case model.OpSelect:
 		// Training wants the logits of every row.
 		return unary(&alias{in, out})
@@ -123,7 +142,34 @@ func (n *Net) compile(node *model.Node) (layer, error) {
 		}
 		return n.batchNorm(node, a)
 	}
+	if l, err := n.compileTensor(node); l != nil || err != nil {
+		return l, err
+	}
 	return nil, fmt.Errorf("train: node %q: no backward pass for op %s: %w", node.Name, node.Op, ErrGraph)
+}
+
+// compileTensor makes the layer of an op that lowering made; nil where it is none.
+func (n *Net) compileTensor(node *model.Node) (layer, error) {
+	in, out := node.In[0], node.Out
+	switch a := node.Attr.(type) {
+	case point:
+		return &pointLayer{in, out, a}, nil
+	case picked:
+		return &pick{in, out, a}, nil
+	case meant:
+		return &mean{in, out, a}, nil
+	case []piece:
+		return &concat{node.In, out, a}, nil
+	case product:
+		return &matmul{in, node.In[1], out, a}, nil
+	case []int32:
+		w, err := n.param(node, node.Weight, -1)
+		return &stretched{in, out, w, a, node.Op == opScale}, err
+	case groups:
+		w, err := n.param(node, node.Weight, -1)
+		return &table{in, out, w, int(a)}, err
+	}
+	return nil, nil
 }
 
 // bias reads a node's bias, nil where it has none.

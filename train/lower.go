@@ -8,8 +8,9 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// A tensor graph (an ONNX file) is lowered to a graph of rows before training: images become
-// rows, shapes are inferred from the input's, Flatten and the like vanish. Weights of Conv and
+// A tensor graph (an ONNX file) is lowered to a graph of rows before training: one sample's
+// numbers, of whatever shape, are a row; shapes are inferred from the input's, Flatten and the like
+// vanish. Weights of Conv and
 // Linear nodes are the file's own, so Store writes them back where the file's graph has
 // them; vectors that the file keeps as constants (batch norms, added biases) are replaced in
 // Graph.Constants.
@@ -27,39 +28,60 @@ type lowerer struct {
 	src     *model.Graph
 	at      map[model.ValueID]shaped // what a value of src is in g
 	readers map[model.ValueID]int
+	reader  map[model.ValueID]*model.Node // of src: the last node that reads a value
 	maker   map[model.ValueID]*model.Node // of g, by value of g
 }
 
 // shaped is a value of the lowered graph with its geometry.
 type shaped struct {
 	id   model.ValueID
-	img  model.Image
-	flat bool                   // rank 2: img is {width 1 1}
+	dims []int                  // of a sample
+	img  model.Image            // of three dimensions; {size 1 1} of any other number
+	flat bool                   // one dimension
+	ids  bool                   // whole numbers that an embedding reads
 	cut  *struct{ h, w, n int } // a Slice with these steps that waits for its Pad
+}
+
+// image says whether a sample is channels, height and width.
+func (s *shaped) image() bool { return len(s.dims) == 3 }
+
+// of is a value of the given dimensions.
+func of(id model.ValueID, dims ...int) shaped {
+	s := shaped{id: id, dims: dims, flat: len(dims) == 1}
+	if len(dims) == 3 {
+		s.img = model.Image{C: dims[0], H: dims[1], W: dims[2]}
+		return s
+	}
+	s.img = model.Image{C: 1, H: 1, W: 1}
+	for _, d := range dims {
+		if d > 0 && s.img.C > maxRow/d {
+			s.img.C = maxRow + 1 // too many, which bounded refuses
+			return s
+		}
+		s.img.C *= d
+	}
+	return s
 }
 
 // lower translates src; an op or a form of one that cannot be trained is an error naming it.
 func lower(src *model.Graph) (*lowered, error) {
-	l := &lowerer{src: src, at: map[model.ValueID]shaped{}, readers: map[model.ValueID]int{}, maker: map[model.ValueID]*model.Node{},
+	l := &lowerer{src: src, at: map[model.ValueID]shaped{}, readers: map[model.ValueID]int{}, reader: map[model.ValueID]*model.Node{}, maker: map[model.ValueID]*model.Node{},
 		lowered: lowered{g: &model.Graph{Name: src.Name}, constants: map[*model.Weight]model.ValueID{}, frozen: map[*model.Weight]bool{}}}
 	for _, n := range src.Nodes {
 		for _, v := range n.In {
 			l.readers[v]++
+			l.reader[v] = n
 		}
 	}
 	if len(src.Inputs) != 1 || len(src.Outputs) != 1 {
 		return nil, fmt.Errorf("train: %q: want one input and one output, got %d and %d: %w", src.Name, len(src.Inputs), len(src.Outputs), ErrGraph)
 	}
 	in := src.Values[src.Inputs[0]]
-	s := shaped{flat: len(in.Shape) == 2}
-	switch {
-	case len(in.Shape) == 2 && in.Shape[1] > 0:
-		s.img = model.Image{C: in.Shape[1], H: 1, W: 1}
-	case len(in.Shape) == 4 && slices.Min(in.Shape[1:]) > 0:
-		s.img = model.Image{C: in.Shape[1], H: in.Shape[2], W: in.Shape[3]}
-	default:
-		return nil, fmt.Errorf("train: input %q: want shape [N width] or [N C H W], got %v: %w", in.Name, in.Shape, ErrGraph)
+	if len(in.Shape) < 2 || slices.Min(in.Shape[1:]) < 1 {
+		return nil, fmt.Errorf("train: input %q: want a shape [N, ...] whose other dimensions are known, got %v: %w", in.Name, in.Shape, ErrGraph)
 	}
+	s := of(0, in.Shape[1:]...)
+	s.ids = in.Elem == model.ElemI64 || in.Elem == model.ElemI32
 	if !bounded(s.img) {
 		return nil, fmt.Errorf("train: input %q: %v: want at most %d numbers a row: %w", in.Name, in.Shape, maxRow, ErrGraph)
 	}
@@ -92,18 +114,21 @@ func (l *lowerer) value(name string, img model.Image) model.ValueID {
 	return model.ValueID(len(l.g.Values) - 1)
 }
 
-// emit appends a node that makes the value out of src.
-func (l *lowerer) emit(n *model.Node, op model.Op, img model.Image, flat bool, attr any, w, bias *model.Weight, in ...model.ValueID) error {
-	if !bounded(img) {
-		return l.refuse(n, fmt.Sprintf("output %+v: want at most %d numbers a row", img, maxRow))
+// emit appends a node that makes the value out of src, of the given dimensions.
+func (l *lowerer) emit(n *model.Node, op model.Op, dims []int, attr any, w, bias *model.Weight, in ...model.ValueID) error {
+	s := of(0, dims...)
+	if len(dims) == 0 || slices.Min(dims) < 1 || !bounded(s.img) {
+		return l.refuse(n, fmt.Sprintf("output %v: want 1 to %d numbers a sample", dims, maxRow))
 	}
-	id := l.value(n.Name, img)
-	node := &model.Node{Op: op, Name: n.Name, In: in, Out: id, Weight: w, Bias: bias, Attr: attr}
+	s.id = l.value(n.Name, s.img)
+	node := &model.Node{Op: op, Name: n.Name, In: in, Out: s.id, Weight: w, Bias: bias, Attr: attr}
 	l.g.Nodes = append(l.g.Nodes, node)
-	l.maker[id] = node
-	l.at[n.Out] = shaped{id: id, img: img, flat: flat}
+	l.maker[s.id] = node
+	l.at[n.Out] = s
 	return nil
 }
+
+func imageDims(i model.Image) []int { return []int{i.C, i.H, i.W} }
 
 func (l *lowerer) refuse(n *model.Node, why string) error {
 	return fmt.Errorf("train: node %q (%s): %s: %w", n.Name, n.Op, why, ErrGraph)
@@ -115,81 +140,96 @@ func (l *lowerer) node(n *model.Node) error {
 		return l.refuse(n, "no backward pass for this op")
 	}
 	x, ok := l.at[n.In[0]]
-	if !ok && n.Op == "Add" && len(n.In) == 2 { // the constant may come first
-		x, ok = l.at[n.In[1]]
+	for i := 1; !ok && i < len(n.In) && n.In[i] != model.NoValue; i++ { // constants may come first
+		if n.Op != "Gather" {
+			x, ok = l.at[n.In[i]]
+		}
 	}
-	if !ok {
-		return l.refuse(n, "its input is a constant")
+	if !ok && n.Op != "Gather" {
+		return l.refuse(n, "its inputs are constants")
 	}
 	if x.cut != nil && n.Op != "Pad" {
-		return l.refuse(n, "reads a Slice; only Slice with Pad (a shortcut that subsamples) can be trained")
+		return l.refuse(n, "reads a Slice that waits for its Pad")
+	}
+	if x.ids && n.Op != "Cast" && n.Op != "Identity" {
+		return l.refuse(n, "reads whole numbers; only Gather on a table does")
 	}
 	same := func(op model.Op, attr any) error {
-		return l.emit(n, op, x.img, x.flat, attr, nil, nil, x.id)
+		return l.emit(n, op, x.dims, attr, nil, nil, x.id)
+	}
+	if f, ok := pointwiseOps[n.Op]; ok {
+		return same(opPoint, f)
 	}
 	switch n.Op {
 	case model.OpLinear:
-		if !x.flat {
-			return l.refuse(n, "want an input of rank 2")
+		rows, cols := n.Weight.Data.Dims()
+		if last := x.dims[len(x.dims)-1]; last != cols {
+			return l.refuse(n, fmt.Sprintf("want an input of %d columns, got %v", cols, x.dims))
 		}
-		rows, _ := n.Weight.Data.Dims()
-		return l.emit(n, model.OpLinear, model.Image{C: rows, H: 1, W: 1}, true, nil, n.Weight, n.Bias, x.id)
+		return l.emit(n, model.OpLinear, append(slices.Clone(x.dims[:len(x.dims)-1]), rows), nil, n.Weight, n.Bias, x.id)
 	case "Conv":
 		return l.conv(n, op, x)
 	case "MaxPool", "AveragePool":
 		return l.pool(n, op, x)
 	case "GlobalAveragePool":
-		return l.emit(n, model.OpGlobalAveragePool, model.Image{C: x.img.C, H: 1, W: 1}, x.flat, model.Pool{In: x.img}, nil, nil, x.id)
+		if !x.image() {
+			return l.refuse(n, "want an image")
+		}
+		return l.emit(n, model.OpGlobalAveragePool, []int{x.img.C, 1, 1}, model.Pool{In: x.img}, nil, nil, x.id)
 	case "Relu":
 		return same(model.OpReLU, nil)
 	case "Gelu":
 		return same(model.OpGELU, model.GELU{Tanh: op.Attrs["approximate"].S == "tanh"})
-	case "Identity", "Dropout":
+	case "Clip":
+		return l.clip(n, op, x)
+	case "Identity", "Dropout", "Cast":
+		if n.Op == "Cast" && (model.Elem(op.Attrs["to"].I) != model.ElemF32) != x.ids {
+			return l.refuse(n, "want float32 to stay float32, and whole numbers whole")
+		}
 		l.at[n.Out] = x
 		return nil
-	case "Flatten":
-		if a, ok := op.Attrs["axis"]; ok && a.I != 1 {
-			return l.refuse(n, "want axis 1")
-		}
-		return l.flatten(n, x)
-	case "Reshape":
-		t := l.ints(n, 1)
-		if len(t) != 2 || t[1] != -1 && int(t[1]) != x.img.Size() {
-			return l.refuse(n, fmt.Sprintf("want a shape [N, %d], got %v", x.img.Size(), t))
-		}
-		return l.flatten(n, x)
+	case "Flatten", "Reshape", "Squeeze", "Unsqueeze":
+		return l.reshape(n, op, x)
+	case "Transpose":
+		return l.transpose(n, op, x)
+	case "Concat":
+		return l.concat(n, op)
+	case "Split":
+		return l.split(n, op, x)
+	case "Gather":
+		return l.gather(n, op)
+	case "ReduceMean":
+		return l.mean(n, op, x)
+	case "MatMul":
+		return l.matmul(n)
 	case "Softmax":
-		if n.Out == l.src.Outputs[0] { // the loss has its own
+		if n.Out == l.src.Outputs[0] && x.flat { // the loss has its own
 			l.at[n.Out] = x
 			return nil
 		}
-		if !x.flat {
-			return l.refuse(n, "want an input of rank 2")
+		axis := -1
+		if op.Version < 13 {
+			axis = 1
 		}
-		return same(model.OpSoftmax, nil)
-	case "Add":
-		return l.add(n)
-	case "Mul":
-		if len(n.In) == 2 {
-			if y, ok := l.at[n.In[1]]; ok && y.img == x.img {
-				return l.emit(n, model.OpMul, x.img, x.flat, nil, nil, nil, x.id, y.id)
-			}
+		if a, ok := op.Attrs["axis"]; ok {
+			axis = int(a.I)
 		}
-		return l.refuse(n, "want two values of one shape")
+		if axis != -1 && axis != len(x.dims) {
+			return l.refuse(n, "want the last axis")
+		}
+		return same(model.OpSoftmax, groups(x.dims[len(x.dims)-1]))
+	case "LayerNormalization":
+		return l.layerNorm(n, op, x)
+	case "Add", "Sub", "Mul", "Div":
+		return l.arithmetic(n)
 	case "BatchNormalization":
 		return l.batchNorm(n, op, x)
 	case "Slice":
-		return l.slice(n, x)
+		return l.slice(n, op, x)
 	case "Pad":
 		return l.pad(n, op, x)
 	}
 	return l.refuse(n, "no backward pass for this op")
-}
-
-func (l *lowerer) flatten(n *model.Node, x shaped) error {
-	// Rows hold an image flattened already.
-	l.at[n.Out] = shaped{id: x.id, img: model.Image{C: x.img.Size(), H: 1, W: 1}, flat: true}
-	return nil
 }
 
 // ints reads a constant input of integers, nil where there is none.
@@ -232,47 +272,8 @@ func (l *lowerer) vector(n *model.Node, v model.ValueID, size int) (*model.Weigh
 	return w, nil
 }
 
-// add: two values of one shape, or a bias by channel on a Conv or Linear that has none.
-func (l *lowerer) add(n *model.Node) error {
-	if len(n.In) != 2 {
-		return l.refuse(n, "want two inputs")
-	}
-	x, okx := l.at[n.In[0]]
-	y, oky := l.at[n.In[1]]
-	if okx && oky {
-		if x.img != y.img || x.cut != nil || y.cut != nil {
-			return l.refuse(n, fmt.Sprintf("want two values of one shape, got %+v and %+v", x.img, y.img))
-		}
-		return l.emit(n, model.OpAdd, x.img, x.flat, nil, nil, nil, x.id, y.id)
-	}
-	v, c := n.In[0], n.In[1]
-	if !okx {
-		x, v, c = y, c, v
-	}
-	maker, t := l.maker[x.id], l.src.Constants[c]
-	if t == nil || maker == nil || maker.Bias != nil || maker.Op != model.OpConv && maker.Op != model.OpLinear || l.readers[v] != 1 {
-		return l.refuse(n, "want two values, or a Conv or Linear without bias and a constant")
-	}
-	channel := 1 // the dimension counted from the end that a bias by channel has
-	if !x.flat {
-		channel = 3
-	}
-	for i, d := range t.Shape {
-		if d != 1 && len(t.Shape)-i != channel {
-			return l.refuse(n, fmt.Sprintf("want a bias by channel, got shape %v", t.Shape))
-		}
-	}
-	b, err := l.vector(n, c, x.img.C)
-	if err != nil {
-		return err
-	}
-	maker.Bias = b
-	l.at[n.Out] = x
-	return nil
-}
-
 func (l *lowerer) batchNorm(n *model.Node, op *model.TensorOp, x shaped) error {
-	if len(n.In) != 5 || op.Attrs["training_mode"].I != 0 {
+	if len(n.In) != 5 || op.Attrs["training_mode"].I != 0 || !x.flat && !x.image() {
 		return l.refuse(n, "want five inputs and inference form")
 	}
 	var w [4]*model.Weight
@@ -291,5 +292,5 @@ func (l *lowerer) batchNorm(n *model.Node, op *model.TensorOp, x shaped) error {
 	if a, ok := op.Attrs["momentum"]; ok && a.F < 1 {
 		momentum = 1 - a.F
 	}
-	return l.emit(n, model.OpBatchNorm, x.img, x.flat, model.BatchNorm{In: x.img, Eps: eps, Momentum: momentum, Mean: w[2], Var: w[3]}, w[0], w[1], x.id)
+	return l.emit(n, model.OpBatchNorm, x.dims, model.BatchNorm{In: x.img, Eps: eps, Momentum: momentum, Mean: w[2], Var: w[3]}, w[0], w[1], x.id)
 }

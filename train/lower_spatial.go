@@ -52,7 +52,7 @@ func (l *lowerer) window(n *model.Node, op *model.TensorOp, in model.Image, kh, 
 }
 
 func (l *lowerer) conv(n *model.Node, op *model.TensorOp, x shaped) error {
-	if n.Weight == nil || len(n.Weight.Shape) != 4 || x.flat {
+	if n.Weight == nil || len(n.Weight.Shape) != 4 || !x.image() {
 		return l.refuse(n, "want an image and a constant weight of rank 4")
 	}
 	s := n.Weight.Shape
@@ -68,13 +68,13 @@ func (l *lowerer) conv(n *model.Node, op *model.TensorOp, x shaped) error {
 		return l.refuse(n, fmt.Sprintf("weight %v, groups %d: want %d input channels", s, groups, x.img.C))
 	}
 	out := model.Image{C: s[0], H: h.out, W: w.out}
-	return l.emit(n, model.OpConv, out, false, model.Conv{In: x.img, Out: out, KernelH: s[2], KernelW: s[3], StrideH: h.stride, StrideW: w.stride,
+	return l.emit(n, model.OpConv, imageDims(out), model.Conv{In: x.img, Out: out, KernelH: s[2], KernelW: s[3], StrideH: h.stride, StrideW: w.stride,
 		PadTop: h.before, PadLeft: w.before, DilationH: h.dilation, DilationW: w.dilation, Groups: groups}, n.Weight, n.Bias, x.id)
 }
 
 func (l *lowerer) pool(n *model.Node, op *model.TensorOp, x shaped) error {
 	k := op.Attrs["kernel_shape"].Ints
-	if len(k) != 2 || x.flat || len(n.Outs) > 1 {
+	if len(k) != 2 || !x.image() || len(n.Outs) > 1 {
 		return l.refuse(n, "want an image, a kernel of two dimensions and one output")
 	}
 	h, w, err := l.window(n, op, x.img, int(k[0]), int(k[1]))
@@ -93,43 +93,39 @@ func (l *lowerer) pool(n *model.Node, op *model.TensorOp, x shaped) error {
 		o = model.OpAveragePool
 	}
 	out := model.Image{C: x.img.C, H: h.out, W: w.out}
-	return l.emit(n, o, out, false, model.Pool{In: x.img, Out: out, KernelH: h.kernel, KernelW: w.kernel, StrideH: h.stride, StrideW: w.stride,
+	return l.emit(n, o, imageDims(out), model.Pool{In: x.img, Out: out, KernelH: h.kernel, KernelW: w.kernel, StrideH: h.stride, StrideW: w.stride,
 		PadTop: h.before, PadLeft: w.before, CountPad: countPad}, nil, nil, x.id)
 }
 
-// slice accepts what subsamples an image: whole height and width in steps. The Pad behind it
-// makes the node.
-func (l *lowerer) slice(n *model.Node, x shaped) error {
-	starts, ends, axes, steps := l.ints(n, 1), l.ints(n, 2), l.ints(n, 3), l.ints(n, 4)
-	if x.flat || len(starts) == 0 || len(ends) != len(starts) || len(axes) != len(starts) || steps != nil && len(steps) != len(starts) {
-		return l.refuse(n, "want an image and constant starts, ends and axes")
+// slice leaves what subsamples an image - whole height and width in steps - to the Pad behind it,
+// if only that one reads it; any other slice picks numbers.
+func (l *lowerer) slice(n *model.Node, op *model.TensorOp, x shaped) error {
+	c, err := l.cuts(n, op, x)
+	if err != nil {
+		return err
 	}
-	cut := &struct{ h, w, n int }{1, 1, l.readers[n.Out]}
-	for i, a := range axes {
-		step := int64(1)
-		if steps != nil {
-			step = steps[i]
-		}
-		size := map[int64]int{1: x.img.C, 2: x.img.H, 3: x.img.W, -3: x.img.C, -2: x.img.H, -1: x.img.W}[a]
-		if size == 0 || starts[i] != 0 || ends[i] < int64(size) || step < 1 || step > int64(size) || (a == 1 || a == -3) && step != 1 {
-			return l.refuse(n, "want whole dimensions of an image, in steps")
-		}
-		switch a {
-		case 2, -2:
-			cut.h = int(step)
-		case 3, -1:
-			cut.w = int(step)
-		}
+	next := l.reader[n.Out]
+	if next != nil && next.Op == "Pad" && l.readers[n.Out] == 1 && x.image() && c[0] == (span{0, x.img.C, 1}) && c[1].whole(x.img.H) && c[2].whole(x.img.W) {
+		l.at[n.Out] = shaped{id: x.id, dims: x.dims, img: x.img, cut: &struct{ h, w, n int }{c[1].step, c[2].step, 1}}
+		return nil
 	}
-	l.at[n.Out] = shaped{id: x.id, img: x.img, cut: cut}
-	return nil
+	dims := make([]int, len(c))
+	for i, s := range c {
+		dims[i] = s.n
+	}
+	return l.pick(n, x, dims, func(at []int) int {
+		for i, s := range c {
+			at[i] = s.lo + at[i]*s.step
+		}
+		return offset(x.dims, at)
+	})
 }
 
 // pad accepts new channels of zeros, behind a Slice or not: together they are a 1x1 convolution
 // whose weights are ones and zeros and stay so (the parameter-free shortcut of He et al. 2016).
 func (l *lowerer) pad(n *model.Node, op *model.TensorOp, x shaped) error {
 	p := l.ints(n, 1)
-	if mode := op.Attrs["mode"].S; len(p) != 8 || mode != "" && mode != "constant" || x.flat {
+	if mode := op.Attrs["mode"].S; len(p) != 8 || mode != "" && mode != "constant" || !x.image() {
 		return l.refuse(n, "want an image, eight constant pads and mode constant")
 	}
 	if len(n.In) > 2 && n.In[2] != model.NoValue {
@@ -157,5 +153,5 @@ func (l *lowerer) pad(n *model.Node, op *model.TensorOp, x shaped) error {
 	}
 	weight := &model.Weight{Name: n.Name, Shape: []int{out.C, in.C, 1, 1}, Data: sparse.NewDense(out.C, in.C, w)}
 	l.frozen[weight] = true
-	return l.emit(n, model.OpConv, out, false, model.Conv{In: in, Out: out, KernelH: 1, KernelW: 1, StrideH: sh, StrideW: sw, Groups: 1}, weight, nil, x.id)
+	return l.emit(n, model.OpConv, imageDims(out), model.Conv{In: in, Out: out, KernelH: 1, KernelW: 1, StrideH: sh, StrideW: sw, Groups: 1}, weight, nil, x.id)
 }

@@ -55,7 +55,8 @@ func (l *rmsNorm) backward(s *state) {
 	})
 }
 
-// layerNorm: y = h*w + b with h = (x - mean) * r; dx = r * (w*dy - mean(w*dy) - h*mean(w*dy*h)).
+// layerNorm: y = h*w + b with h = (x - mean) * r; dx = r * (w*dy - mean(w*dy) - h*mean(w*dy*h)),
+// over groups of as many columns as w has.
 type layerNorm struct {
 	in, out model.ValueID
 	w, b    *Param
@@ -64,24 +65,26 @@ type layerNorm struct {
 }
 
 func (l *layerNorm) forward(s *state) {
-	x, y, n := s.values[l.in], s.value(l.out), s.width(l.out)
-	l.mean, l.r = resize(l.mean, s.rows), resize(l.r, s.rows)
+	x, y, n := s.values[l.in], s.value(l.out), len(l.w.W)
+	groups := s.width(l.out) / n
+	l.mean, l.r = resize(l.mean, s.rows*groups), resize(l.r, s.rows*groups)
 	var bias []float32
 	if l.b != nil {
 		bias = l.b.W
 	}
-	s.eachRow(n, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
+	s.eachRow(n*groups, func(lo, hi int) {
+		for i := lo * groups; i < hi*groups; i++ {
 			l.mean[i], l.r[i] = linalg.LayerNorm(y[i*n:(i+1)*n], x[i*n:(i+1)*n], l.w.W, bias, l.eps)
 		}
 	})
 }
 
 func (l *layerNorm) backward(s *state) {
-	x, dy, n := s.values[l.in], s.grad(l.out), s.width(l.out)
+	x, dy, n := s.values[l.in], s.grad(l.out), len(l.w.W)
+	groups := s.width(l.out) / n
 	dx := s.gradTo(l.in)
-	s.eachRow(n, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
+	s.eachRow(n*groups, func(lo, hi int) {
+		for i := lo * groups; i < hi*groups; i++ {
 			xr, dr, out, m, r := x[i*n:(i+1)*n], dy[i*n:(i+1)*n], dx[i*n:(i+1)*n], l.mean[i], l.r[i]
 			var sum, dot float64
 			for j, v := range xr {
@@ -95,9 +98,10 @@ func (l *layerNorm) backward(s *state) {
 			}
 		}
 	})
+	rows := s.rows * groups
 	s.eachColumn(n, func(lo, hi int) {
 		dw := l.w.Grad[lo:hi]
-		for i := range s.rows {
+		for i := range rows {
 			xr, dr, m, r := x[i*n+lo:i*n+hi], dy[i*n+lo:i*n+hi], l.mean[i], l.r[i]
 			for j, v := range xr {
 				dw[j] += dr[j] * (v - m) * r
