@@ -148,3 +148,25 @@ func BenchmarkLongPrompt(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOverhead: what the engine adds to a token, on a model so small that its
+// step takes some 50 us: the least of many rounds, as other processes take time too.
+func BenchmarkOverhead(b *testing.B) {
+	s := open(b, "", runtime.Options{Context: 512})
+	e, err := New(s, Options{NoPrefixCache: true})
+	require.NoError(b, err)
+	defer e.Close()
+	const tokens = 200
+	loop, served := time.Hour, time.Hour
+	for b.Loop() {
+		r, err := s.GenerateTokens(context.Background(), story, runtime.GenerateOptions{MaxTokens: tokens, IgnoreEOS: true})
+		require.NoError(b, err)
+		loop = min(loop, r.PromptTime+r.DecodeTime)
+		start := time.Now()
+		require.NoError(b, ask(b, e, Request{Prompt: story, MaxTokens: tokens, IgnoreEOS: true}).err)
+		served = min(served, time.Since(start))
+	}
+	b.ReportMetric(float64(loop.Nanoseconds())/tokens, "loop-ns/token")
+	b.ReportMetric(float64(served.Nanoseconds())/tokens, "engine-ns/token")
+	b.ReportMetric(0, "ns/op")
+}

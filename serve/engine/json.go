@@ -124,9 +124,10 @@ type jsonGrammar struct {
 
 // NewJSON makes a Constraint under which a text is one JSON object, or, with a
 // schema (null or empty: none), a value of that JSON schema. Of JSON schema it knows
-// type, properties, required, additionalProperties, enum, const and items; any other
-// keyword is an error that wraps ErrSchema and names it. An object with properties
-// has no others. Engine.JSON shares what it learns of a vocabulary among requests:
+// type, properties, required, additionalProperties, enum, const and items; $ref to the
+// schema's own $defs, though not to what contains it; anyOf and oneOf of schemas that
+// differ in type; allOf of one. Any other keyword is an error that wraps ErrSchema and
+// names it. An object with properties has no others. Engine.JSON shares what it learns of a vocabulary among requests:
 // prefer it.
 func NewJSON(t *tokenizer.Tokenizer, schema []byte) (Constraint, error) {
 	v, err := newJSONVocabulary(t)

@@ -63,8 +63,13 @@ func compileSchema(schema []byte) (root *jsonNode, grow int, err error) {
 		root.open, root.least, root.min = c.any, "{}", 2
 	} else if len(s) > schemaBytes {
 		return nil, 0, fmt.Errorf("engine: schema of %d bytes, at most %d: %w", len(s), schemaBytes, ErrSchema)
-	} else if root, err = c.compile(s, "schema", 0); err != nil {
-		return nil, 0, err
+	} else {
+		if err := c.definitions(s); err != nil {
+			return nil, 0, err
+		}
+		if root, err = c.compile(s, "schema", 0); err != nil {
+			return nil, 0, err
+		}
 	}
 	// A byte opens at most one thing, whose shortest end may have a key and a value.
 	grow = 8
@@ -89,6 +94,7 @@ type schemaCompiler struct {
 	any   *jsonNode
 	nodes []*jsonNode
 	lists uint16
+	defs  map[string]json.RawMessage // what $ref may name, by its whole path
 }
 
 func (c *schemaCompiler) node(k jsonKind) *jsonNode {
@@ -119,12 +125,19 @@ func (c *schemaCompiler) compile(raw json.RawMessage, at string, depth int) (*js
 	}
 	for k := range s {
 		switch k {
-		case "type", "properties", "required", "additionalProperties", "enum", "const", "items":
+		case "type", "properties", "required", "additionalProperties", "enum", "const", "items", "$ref", "anyOf", "oneOf", "allOf":
+		case "$defs", "definitions":
+			if depth > 0 {
+				return nil, bad(at, "keyword %.80q is only read at the top", k)
+			}
 		default:
 			if !slices.Contains(schemaNotes, k) {
 				return nil, bad(at, "keyword %.80q is not supported", k)
 			}
 		}
+	}
+	if n, err := c.other(s, at, depth); n != nil || err != nil {
+		return n, err
 	}
 	kinds, err := c.kinds(s, at)
 	if err != nil {
