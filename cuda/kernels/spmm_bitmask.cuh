@@ -103,10 +103,8 @@ __device__ __forceinline__ void spmm_bitmask(const void* x, const void* w, const
                 fw.product(0, i, acc[i], fx);
             }
         }
-        __syncthreads();
+        __syncthreads(); // and no copy is in flight after the last turn
     }
-    copy_wait<0>();
-    __syncthreads();
     store_tile<Y, BN, WM, WN, kPitch>(acc, reinterpret_cast<float*>(smem), warp_m, warp_n, row0, rows, out, ws,
                                      tickets, nullptr, e);
 }

