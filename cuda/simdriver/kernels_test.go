@@ -98,6 +98,15 @@ func TestKernelChoice(t *testing.T) {
 			require.Equal(t, 1, got["attention_prefill_f16_hd64"])
 			require.Equal(t, 2, got["attention_decode_f16_hd64_g4"])
 			require.Equal(t, 3, got[fmt.Sprintf("embedding_tile_%v_f16", c.t)])
+			// Steps of the prompt are timed one by one by events; tokens run as a graph.
+			ops := s.Counters().Ops
+			linear := ops[runtime.OpKey{Op: model.OpLinear, Layout: c.layout, Phase: runtime.Prefill}]
+			require.Positive(t, linear.Time)
+			require.Positive(t, linear.Bytes)
+			graph := ops[runtime.OpKey{Op: "Graph", Layout: sparse.LayoutDense, Phase: runtime.Decode}]
+			require.EqualValues(t, 2, graph.Calls)
+			require.Positive(t, graph.Time)
+			require.Positive(t, s.Counters().Memory.Device)
 			for k := range got {
 				require.False(t, strings.HasPrefix(k, "gemv") || strings.HasPrefix(k, "pack"), "%s runs with tiles", k)
 			}
