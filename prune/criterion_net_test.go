@@ -68,7 +68,7 @@ func TestCriteriaStories(t *testing.T) {
 		require.NoError(t, setMasks(n.Prunable(), make([]*sparse.Mask, len(names))))
 		require.NoError(t, n.Restore(before))
 	}
-	t.Logf("perplexity at 30 %%: %.2f", ppl)
+	t.Logf("perplexity at 30 %%: %v", ppl)
 	for name, x := range ppl {
 		if name != "random" {
 			require.Less(t, x, ppl["random"], name)

@@ -12,7 +12,7 @@ import (
 
 // gateFlags refuse a pruned model that lost too much.
 type gateFlags struct {
-	MaxLoss     float64 `default:"0" help:"Write nothing if perplexity on --eval-text rises by more than this share (0.1: 10 %)."`
+	MaxLoss     float64 `default:"0" help:"Write nothing if perplexity on --eval-text rises by more than this share (0.1: 10 %). With --mnist or --cifar: keep the last round whose accuracy fell by at most this (0.005: half a point)."`
 	EvalText    string  `help:"Text for --max-loss." placeholder:"FILE"`
 	EvalWindow  int     `default:"512" help:"Tokens of a window of --eval-text."`
 	EvalWindows int     `default:"8" help:"Windows of --eval-text."`
