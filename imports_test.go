@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"serve/engine":            {"model", "runtime", "sparse", "tokenizer"},
 	"serve/registry":          {"loader", "model", "runtime", "serve/engine", "sparse", "tokenizer", "tokenizer/chat"},
 	"serve/openapi":           {},
+	"bench/serve/models":      {"serve/servetest"},
 	"serve/servetest":         {},
 	"serve/wire":              {},
 	"serve/openai":            {"runtime", "serve/engine", "serve/registry", "serve/wire", "strictjson", "tokenizer", "tokenizer/chat"},

@@ -18,6 +18,9 @@ type Prepare struct {
 	BGR   bool
 }
 
+// ImageNet is what ResNets for CIFAR-10 usually take: 0..1 with ImageNet's mean and deviation.
+var ImageNet = Prepare{Scale: 255, Mean: []float32{0.485, 0.456, 0.406}, Std: []float32{0.229, 0.224, 0.225}}
+
 func (p *Prepare) check(channels int) error {
 	for _, v := range [][]float32{p.Mean, p.Std} {
 		if len(v) != 0 && len(v) != 1 && len(v) != channels {

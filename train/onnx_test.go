@@ -3,10 +3,12 @@ package train_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sparserun/sparserun/dataset"
 	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/sparse"
@@ -21,6 +23,12 @@ func scaled(t *testing.T) *train.MNIST {
 	m.Train.Normalise(0, 256.0/255)
 	m.Test.Normalise(0, 256.0/255)
 	return m
+}
+
+func openCIFAR(t *testing.T) (*train.Items, error) {
+	d, err := dataset.CIFAR(testenv.Data(t, "resnet/cifar10_test_jpeg_0000-1999.bin.gz"))
+	require.NoError(t, err)
+	return d.Items(dataset.ImageNet)
 }
 
 func openNet(t *testing.T, name string) *train.Net {
@@ -39,7 +47,7 @@ func TestONNXAccuracy(t *testing.T) {
 		t.Skip("forward passes of five networks over whole test sets")
 	}
 	mnist := scaled(t).Test
-	cifar, err := train.OpenCIFAR10(testenv.Data(t, "resnet/cifar10_test_jpeg_0000-1999.bin.gz"))
+	cifar, err := openCIFAR(t)
 	require.NoError(t, err)
 	for _, c := range []struct {
 		file    string
@@ -89,7 +97,7 @@ func TestONNXFineTune(t *testing.T) {
 }
 
 func TestONNXResNetFineTune(t *testing.T) {
-	cifar, err := train.OpenCIFAR10(testenv.Data(t, "resnet/cifar10_test_jpeg_0000-1999.bin.gz"))
+	cifar, err := openCIFAR(t)
 	require.NoError(t, err)
 	g, err := loader.Open(testenv.Data(t, "resnet/resnet20.onnx"))
 	require.NoError(t, err)
@@ -105,4 +113,46 @@ func TestONNXResNetFineTune(t *testing.T) {
 	v, err := train.Evaluate(again, data, 32)
 	require.NoError(t, err)
 	require.Equal(t, rep.EvalLoss, v.NLL)
+}
+
+// TestONNXSqueezeNet: a network of concatenations computes the reference's logits and has a gradient
+// for every weight. Pruned weights stay zero through steps.
+func TestONNXSqueezeNet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("passes over images of 227 x 227")
+	}
+	n := openNet(t, "squeezenet/squeezenet_deepcompression.onnx")
+	ws, done, err := loader.OpenTensors(testenv.Data(t, "squeezenet/reference_inputs_logits.safetensors"))
+	require.NoError(t, err)
+	defer done()
+	ref := map[string][]float32{}
+	for _, w := range ws {
+		ref[w.Name], err = sparse.Read(w.Data)
+		require.NoError(t, err)
+	}
+	var x []float32
+	for name, v := range ref {
+		photo, ok := strings.CutPrefix(name, "input.")
+		if !ok {
+			continue
+		}
+		x = append(x, v...)
+		got, err := n.Forward(&train.Batch{Rows: 1, X: v}, false)
+		require.NoError(t, err)
+		want := ref["logits."+photo]
+		require.Len(t, got, len(want))
+		for i := range want { // logits reach 30; sums of thousands of float32 in another order
+			require.InDelta(t, want[i], got[i], 1e-3)
+		}
+	}
+	require.Len(t, x, 2*3*227*227)
+	held, err := n.KeepZeros()
+	require.NoError(t, err)
+	require.Equal(t, 1244448-415921, held)
+	_, err = train.Fit(context.Background(), n, &train.Items{Width: 3 * 227 * 227, X: x, Y: []int32{1, 2}}, train.Options{Steps: 1, Batch: 2, Rate: 1e-4, Optimiser: train.SGD{}}, nil)
+	require.NoError(t, err)
+	for _, p := range n.Params {
+		require.NotZero(t, linalg.Dot(p.Grad, p.Grad), p.Name)
+	}
+	require.NoError(t, n.Store())
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 
+	"github.com/sparserun/sparserun/dataset"
 	"github.com/sparserun/sparserun/experiment"
 	"github.com/sparserun/sparserun/train"
 )
@@ -73,7 +74,11 @@ func run(args []string) error {
 		}
 		return experiment.DeepTable(os.Stdout, rows)
 	case "resnet20":
-		d, err := train.OpenCIFAR10(filepath.Join(*data, "resnet", "cifar10_test_jpeg_0000-1999.bin.gz"))
+		images, err := dataset.CIFAR(filepath.Join(*data, "resnet", "cifar10_test_jpeg_0000-1999.bin.gz"))
+		if err != nil {
+			return err
+		}
+		d, err := images.Items(dataset.ImageNet)
 		if err != nil {
 			return err
 		}
