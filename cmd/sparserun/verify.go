@@ -126,7 +126,7 @@ func (c *verifyCmd) bytes(gr *model.Graph, add func(string, bool, string, ...any
 	need := gr.WeightBytes().Total()
 	// Headers, tokenizer and configuration are not weights.
 	lo, hi := need/2, need+need/50+32<<20
-	if gr.Source.Meta["sparserun.version"] != "" {
+	if gr.Source.Meta["sparserun.version"] != "" && !gr.Tensors() { // ONNX has forms of its own
 		if disk, err = tensorBytes(c.Model); err != nil {
 			return err
 		}
