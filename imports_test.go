@@ -60,7 +60,6 @@ var allowed = map[string][]string{
 	"examples/embed":          {"loader", "prune", "runtime", "runtime/cpu"},
 	"bench/onnx":              {"loader", "model", "runtime", "runtime/cpu", "sparse"},
 	"bench/serve":             {},
-	"bench/kernels":           {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
 	"bench/peers/kernelbench": {"linalg", "model", "runtime", "runtime/cpu", "sparse"},
 }
 

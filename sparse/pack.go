@@ -9,6 +9,7 @@ import (
 // scale, absmax/127 (int8) or absmax/7 (int4), per group of dense columns; group
 // 0 is the whole row. Zero is exact in every type. Packing to NM24 fails with
 // ErrPattern when a group of 4 has more than 2 nonzeros: it never drops a weight.
+// Codes and scales that m has in that type and those groups are taken as they are.
 func Pack(m Matrix, layout Layout, t DType, group int) (Matrix, error) {
 	rows, cols := m.Dims()
 	p := packer{r: rows, c: cols, t: t, group: group}
@@ -16,8 +17,16 @@ func Pack(m Matrix, layout Layout, t DType, group int) (Matrix, error) {
 		if t == FP8 {
 			return nil, fmt.Errorf("sparse: packing to %v: %w", t, ErrType)
 		}
-		p.q = &Quant{Group: group, Type: F32}
-		p.q.Scales = make([]float32, rows*p.q.Groups(cols))
+		codes, q, err := Codes(m, t, group)
+		if err != nil {
+			return nil, err
+		}
+		if q != nil {
+			m, p.q, p.ready = codes, q, true
+		} else {
+			p.q = &Quant{Group: group, Type: F32}
+			p.q.Scales = make([]float32, rows*p.q.Groups(cols))
+		}
 	}
 	switch layout {
 	case LayoutDense:
@@ -37,11 +46,12 @@ type packer struct {
 	t     DType
 	group int
 	q     *Quant
+	ready bool // rows are codes already
 }
 
 // quantise turns a row into codes in place and records its scales.
 func (p *packer) quantise(r int, row []float32) error {
-	if p.q == nil {
+	if p.q == nil || p.ready {
 		return nil
 	}
 	limit := float32(127)

@@ -146,19 +146,24 @@ func (m *csrTiled) args(r int) (csrArgs, int) {
 	return a, s1 - s0
 }
 
-// csrTokens is the tokens of a tile of transposed activations.
+// csrTokens is the tokens of a tile of transposed activations, csrLanes those of a
+// vector.
 func csrTokens(wide bool) int {
-	if wide {
-		return 64
-	}
-	return 32
+	return csrLanes(wide) * csrVecs
 }
 
 // csrVecs is the vectors of tokens of a tile.
 const csrVecs = 4
 
-// csrSums is the blocks of rows whose sums are in work together: they fit a
-// second-level cache beside a span of activations.
+func csrLanes(wide bool) int {
+	if wide {
+		return 16
+	}
+	return 8
+}
+
+// csrSums is the blocks of rows whose sums are in work together: they fit mulScratch
+// and a second-level cache beside a span of activations.
 const csrSums = 16
 
 // many multiplies transposed tiles of activations: lanes are tokens. Sums of all
@@ -171,9 +176,9 @@ func (m *csrTiled) many(out []float32, ld int, x *acts, r0, r1 int) {
 
 func (m *csrTiled) manyRows(out []float32, ld int, x *acts, r0, r1 int) {
 	top := csrTokens(m.wide)
-	lanes := top / csrVecs
+	lanes := csrLanes(m.wide)
 	b0, blocks := r0/m.block, (r1-r0+m.block-1)/m.block
-	sc := takeScratch(blocks*m.block*top, blocks)
+	sc := takeScratch()
 	defer sc.give()
 	for t := 0; t < x.rows; t += top {
 		tokens := min(x.rows-t, top)
@@ -187,7 +192,7 @@ func (m *csrTiled) manyRows(out []float32, ld int, x *acts, r0, r1 int) {
 		for s := 0; m.lists != nil && s < m.lists.spans; s++ {
 			for b := range blocks {
 				a.out = unsafe.Pointer(&sums[b*tile])
-				m.lists.run(&a, b0+b, s, vecs)
+				m.lists.run(&a, b0+b, s, vecs, unsafe.Pointer(&x.pt[t*x.cols]), 4*width)
 			}
 		}
 		for c := m.span; m.lists == nil; c += m.span {
@@ -211,19 +216,18 @@ func (m *csrTiled) manyRows(out []float32, ld int, x *acts, r0, r1 int) {
 				break
 			}
 		}
-		for b := range blocks {
-			r := r0 + b*m.block
-			m.put(out[t*ld+r:], ld, sums[b*tile:], width, tokens, min(r1-r, m.block), m.scale[r:r+m.block])
-		}
+		m.put(out[t*ld+r0:], ld, sums, width, tokens, r1-r0, m.scale[r0:])
 	}
 }
 
-// put adds a tile [rows][tokens] to out [tokens][rows].
-func (m *csrTiled) put(out []float32, ld int, tile []float32, width, tokens, rows int, scale []float32) {
+// put adds tiles [blocks][rows of a block][width] to out [tokens][rows]. All rows of
+// 8 tokens go together: tokens are often powers of two apart, in the same set of a
+// cache.
+func (m *csrTiled) put(out []float32, ld int, tiles []float32, width, tokens, rows int, scale []float32) {
 	t8, r8 := tokens&^7, rows&^7
-	for r := 0; r < r8; r += 8 {
-		for t := 0; t < t8; t += 8 {
-			csrOut(&out[t*ld+r], ld, &tile[r*width+t], width, &scale[r])
+	for t := 0; t < t8; t += 8 {
+		for r := 0; r < r8; r += 8 {
+			csrOut(&out[t*ld+r], ld, &tiles[r*width+t], width, &scale[r])
 		}
 	}
 	for t := range tokens {
@@ -232,7 +236,7 @@ func (m *csrTiled) put(out []float32, ld int, tile []float32, width, tokens, row
 			r = 0
 		}
 		for ; r < rows; r++ {
-			out[t*ld+r] += tile[r*width+t] * scale[r]
+			out[t*ld+r] += tiles[r*width+t] * scale[r]
 		}
 	}
 }
@@ -257,6 +261,10 @@ func csrPacker(k runtime.Kernel) packFunc {
 func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch) (packed, error) {
 	c := &csrTiled{typ: typ, wide: wide, block: block}
 	c.rows, c.cols = m.Dims()
+	m, stored, err := takeCodes(m, typ, 0)
+	if err != nil {
+		return nil, err
+	}
 	blocks := (c.rows + block - 1) / block
 	first := make([]uint32, 1, blocks+1)
 	scale := make([]float32, blocks*block)
@@ -277,7 +285,12 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 			if r < n {
 				row = f[r*c.cols : (r+1)*c.cols]
 			}
-			if err := p.rows[r].collect(row, typ, &scale[r0+r]); err != nil {
+			if p.rows[r].collect(row); r >= n || !typ.Quantised() {
+				continue
+			}
+			if stored != nil {
+				scale[r0+r] = stored.Scales[r0+r]
+			} else if scale[r0+r], err = sparse.QuantiseSymmetric(p.rows[r].val, 127); err != nil {
 				return nil, fmt.Errorf("row %d: %w", r0+r, err)
 			}
 		}
@@ -291,7 +304,6 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 	n := len(p.w)
 	at := []int{n, n + (2*len(p.off)+63)&^63}
 	at = append(at, at[1]+4*len(scale))
-	var err error
 	if c.mem, err = allocWeight(at[2] + 4*len(first)); err != nil {
 		return nil, err
 	}
@@ -311,7 +323,7 @@ func packCSR(m sparse.Matrix, typ sparse.DType, wide bool, block int, s *scratch
 	if typ.Quantised() {
 		c.stored.Scales = int64(4 * len(scale))
 	}
-	if c.lists, err = lists.lists(c.rows, c.cols); err != nil {
+	if c.lists, err = lists.lists(); err != nil {
 		c.mem.free()
 		return nil, err
 	}
@@ -328,8 +340,8 @@ type csrRow struct {
 	next int
 }
 
-// collect takes the nonzeros of a row; int8 has its values as codes.
-func (r *csrRow) collect(row []float32, typ sparse.DType, scale *float32) error {
+// collect takes the nonzeros of a row.
+func (r *csrRow) collect(row []float32) {
 	r.col, r.val, r.next = grow(r.col, len(row)), grow(r.val, len(row)), 0
 	n := 0
 	for c, x := range row {
@@ -339,12 +351,6 @@ func (r *csrRow) collect(row []float32, typ sparse.DType, scale *float32) error 
 		}
 	}
 	r.col, r.val = r.col[:n], r.val[:n]
-	if !typ.Quantised() {
-		return nil
-	}
-	s, err := sparse.QuantiseSymmetric(r.val, 127)
-	*scale = s
-	return err
 }
 
 // csrSteps is the steps made so far.

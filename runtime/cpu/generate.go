@@ -15,4 +15,7 @@ package cpu
 //go:generate go run -C asm . -stem stream -out ../stream_amd64.s -stubs ../stream_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem csr -out ../csr_amd64.s -stubs ../csr_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem csr_batch -out ../csr_batch_amd64.s -stubs ../csr_batch_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem bitmask -out ../bitmask_amd64.s -stubs ../bitmask_amd64.go -pkg cpu
+//go:generate go run -C asm . -stem unpack -out ../unpack_amd64.s -stubs ../unpack_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem tile_run -out ../tile_run_amd64.go
+//go:generate go test -run TestKernelVersion . -update

@@ -16,17 +16,17 @@ func packerFor(k runtime.Kernel) packFunc {
 	if k.Weight.Quantised() != (k.Act == sparse.Int8) {
 		return nil
 	}
-	switch k.Layout {
-	case sparse.LayoutCSR:
+	if k.Layout == sparse.LayoutCSR {
 		return csrPacker(k)
-	case sparse.LayoutBitmask:
-		return nil
 	}
 	return func(m sparse.Matrix, group int, s *scratch) (packed, error) {
 		g, ok := scaleGroup(k.Weight, k.Layout, group)
 		kern, block := tileFor(tileKey{k.Layout, k.Weight, g})
 		if !ok || kern == 0 {
 			return portablePacker(k)(m, group, s)
+		}
+		if k.Layout == sparse.LayoutBitmask {
+			return packBitmask(m, k, kern, block, group, s)
 		}
 		return packTiled(m, k, kern, block, group, s)
 	}

@@ -17,6 +17,9 @@ func hasVNNI() bool {
 	return linalg.ISA() == linalg.AVX512 && cpu.X86.HasAVX512VNNI
 }
 
+// hasVBMI2 reports whether bytes and words can be expanded; a variable for tests.
+var hasVBMI2 = func() bool { return cpu.X86.HasAVX512VBMI2 }
+
 // wide reports whether kernels of weight type t run with AVX-512.
 func wide(t sparse.DType) bool {
 	if t.Quantised() {
@@ -61,18 +64,62 @@ var tileKernels = map[tileKey][2]tileKernel{
 	{sparse.LayoutNM24, sparse.Int8, 0}:   {spmmNM24Int8AVX2, spmmNM24Int8AVX512},
 	{sparse.LayoutNM24, sparse.Int8, 64}:  {spmmNM24Int8GroupAVX2, spmmNM24Int8GroupAVX512},
 	{sparse.LayoutNM24, sparse.Int4, 64}:  {spmmNM24Int4AVX2, spmmNM24Int4AVX512},
+
+	{sparse.LayoutBitmask, sparse.F32, 0}:   {0, bitmaskF32AVX512},
+	{sparse.LayoutBitmask, sparse.F16, 0}:   {0, bitmaskF16AVX512},
+	{sparse.LayoutBitmask, sparse.BF16, 0}:  {0, bitmaskBF16VBMI2},
+	{sparse.LayoutBitmask, sparse.Int8, 0}:  {0, bitmaskInt8AVX512},
+	{sparse.LayoutBitmask, sparse.Int8, 64}: {0, bitmaskInt8GroupAVX512},
 }
 
 // tileFor is the kernel of a key on this machine, 0 if it has none, and its rows
 // per block.
 func tileFor(k tileKey) (tileKernel, int) {
 	if wide(k.weight) {
-		if k.weight == sparse.F16 && narrowHalf() {
+		switch {
+		case k.layout == sparse.LayoutBitmask:
+			switch {
+			case k.weight == sparse.F16 && hasVBMI2():
+				return bitmaskF16VBMI2, 32
+			case k.weight != sparse.F32 && k.weight != sparse.F16 && !hasVBMI2():
+				return 0, 0
+			}
+		case k.weight == sparse.F16 && narrowHalf():
 			return map[sparse.Layout]tileKernel{sparse.LayoutDense: gemvF16AVX512Y, sparse.LayoutNM24: spmmNM24F16AVX512Y}[k.layout], 16
 		}
 		return tileKernels[k][1], 32
 	}
 	return tileKernels[k][0], 16
+}
+
+// wideKernel is the float32 kernel for batches of the dense weight that k is for, 0
+// if there is none.
+func wideKernel(k tileKernel) tileKernel {
+	switch k {
+	case gemvF32AVX2, gemvF16AVX2, gemvBF16AVX2:
+		return gemvF32AVX2
+	case gemvF32AVX512, gemvF16AVX512, gemvBF16AVX512, gemvF16AVX512Y:
+		return gemvF32AVX512
+	}
+	return 0
+}
+
+// unpackTile writes chunks of kernel k's form as float32, blocks of 16 rows as half of
+// blocks of 32 where the float32 kernel has these.
+func unpackTile(k tileKernel, dst *float32, src unsafe.Pointer, chunks int) {
+	w := (*byte)(src)
+	switch k {
+	case gemvF16AVX2:
+		unpackF16AVX2(dst, w, chunks)
+	case gemvBF16AVX2:
+		unpackBF16AVX2(dst, w, chunks)
+	case gemvF16AVX512:
+		unpackF16AVX512(dst, w, chunks)
+	case gemvBF16AVX512:
+		unpackBF16AVX512(dst, w, chunks)
+	case gemvF16AVX512Y:
+		unpackF16AVX512Y(dst, w, chunks)
+	}
 }
 
 func (q *quantArgs) run() { quantUnits((*byte)(unsafe.Pointer(q))) }

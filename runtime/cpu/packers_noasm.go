@@ -2,14 +2,21 @@
 
 package cpu
 
-import "github.com/sparserun/sparserun/sparse"
+import (
+	"unsafe"
+
+	"github.com/sparserun/sparserun/sparse"
+)
 
 // Only amd64 has kernels of tiled weights; elsewhere packerFor finds none and
 // nothing below runs.
 
-func hasVNNI() bool                         { return false }
-func tileFor(tileKey) (tileKernel, int)     { return 0, 0 }
-func (k tileKernel) run(*tile, int)         {}
+func hasVNNI() bool                     { return false }
+func tileFor(tileKey) (tileKernel, int) { return 0, 0 }
+func (k tileKernel) run(*tile, int)     {}
+func wideKernel(tileKernel) tileKernel  { return 0 }
+func unpackTile(tileKernel, *float32, unsafe.Pointer, int) {
+}
 func (q *quantArgs) run()                   {}
 func halfRow(dst []uint16, x []float32)     {}
 func absMax(x []float32) float32            { return 0 }

@@ -144,7 +144,8 @@ func (x *acts) floatPanels(t0, t1 int) {
 // of the tile rounded up to whole vectors.
 func (x *acts) tokenTiles(t0, t1 int) {
 	top := panelTop(formTokens)
-	lanes := top / csrVecs
+	wide, _ := csrShape()
+	lanes := csrLanes(wide)
 	for t := t0; t < t1; t += top {
 		n := min(x.rows-t, top)
 		width := (n + lanes - 1) / lanes * lanes

@@ -55,6 +55,7 @@ func (p *pool) retain() {
 	if p.users++; p.users > 1 {
 		return
 	}
+	reserveScratch(p.threads)
 	p.stop = make(chan struct{})
 	for w := 1; w < p.threads; w++ {
 		p.stopped.Add(1)

@@ -24,6 +24,7 @@ import (
 //	          value b of 4 words, 2 bits each, low first), then 4 words of 4 codes
 //	nm24 int4 64 columns: 2 words of indices as nm24 int8, then 4 words of 8 codes
 //	          as int4
+//	bitmask   see bitmask.go: chunks, and so blocks, differ in length
 //
 // Quantised weights in groups have one half-precision scale a row at the end of
 // each group of 64 (int4: or 32) columns, relative to the row's scale.
@@ -53,6 +54,7 @@ type tiled struct {
 	mem   *weightMemory
 	w     []byte
 	scale []float32 // of rows; nil unless quantised
+	start []int     // bitmask: where blocks start in w, and its end
 }
 
 // shape says how a form lies in memory.
@@ -79,14 +81,20 @@ func (s *shape) measure() {
 	s.chunk = 64
 	switch {
 	case s.typ.Quantised():
+	case s.layout == sparse.LayoutBitmask:
+		s.chunk = bitmaskColumns
 	case s.layout == sparse.LayoutNM24:
 		s.chunk = 32
 	default:
 		s.chunk = 4
 	}
 	stored := s.chunk
-	if s.layout == sparse.LayoutNM24 {
+	switch s.layout {
+	case sparse.LayoutNM24:
 		stored /= 2
+		s.meta = s.block * s.chunk / 8
+	case sparse.LayoutBitmask:
+		stored = 0 // differs from chunk to chunk
 		s.meta = s.block * s.chunk / 8
 	}
 	s.values = s.block * stored * int(s.typ.Bits()) / 8
@@ -112,6 +120,10 @@ func (m *tiled) clone() (packed, error) {
 
 func (m *tiled) bytes() sparse.Bytes {
 	n := int64(m.blocks()) * int64(m.chunks)
+	if m.start != nil {
+		fixed := n * int64(m.meta+m.scales)
+		return sparse.Bytes{Values: int64(len(m.w)) - fixed, Metadata: n*int64(m.meta) + int64(8*len(m.start)), Scales: n*int64(m.scales) + int64(4*len(m.scale))}
+	}
 	return sparse.Bytes{Values: n * int64(m.values), Metadata: n * int64(m.meta), Scales: n*int64(m.scales) + int64(4*len(m.scale))}
 }
 
@@ -127,11 +139,14 @@ func (m *tiled) mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int) {
 	if m.chunks == 0 || r1 <= r0 || x.rows == 0 {
 		return
 	}
-	bb := m.blockBytes()
+	if x.rows >= wideRows && m.wide() {
+		m.mulWide(out, ld, x, r0, r1)
+		return
+	}
 	first, full := r0/m.block, (r1-r0)/m.block
 	step := full
 	if x.rows > 1 {
-		step = max(1, tileCache/bb)
+		step = max(1, tileCache*m.blocks()/len(m.w))
 	}
 	t := tile{ld: uintptr(4 * ld), k: m.chunks}
 	for b := 0; b < full; b += step {
@@ -157,19 +172,27 @@ func (m *tiled) mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int) {
 		clear(edge[:w*m.block])
 		t.out = unsafe.Pointer(&edge)
 		m.kern.run(&t, w)
-		for i := range w {
-			o := out[(t0+i)*ld+r0+full*m.block:][:rest]
-			for r := range o {
-				o[r] += edge[i*m.block+r]
-			}
-		}
+		addEdge(out[t0*ld+r0+full*m.block:], ld, edge[:w*m.block], m.block, rest)
 		t0 += w
+	}
+}
+
+// addEdge adds the first rows of whole blocks of sums, one block a token, to out.
+func addEdge(out []float32, ld int, edge []float32, block, rows int) {
+	for i := 0; i*block < len(edge); i++ {
+		for r, s := range edge[i*block:][:rows] {
+			out[i*ld+r] += s
+		}
 	}
 }
 
 // at points t at block b.
 func (m *tiled) at(t *tile, b int) {
-	t.w = unsafe.Pointer(&m.w[b*m.blockBytes()])
+	at := b * m.blockBytes()
+	if m.start != nil {
+		at = m.start[b]
+	}
+	t.w = unsafe.Pointer(&m.w[at])
 	if m.scale != nil {
 		t.rs = unsafe.Pointer(&m.scale[b*m.block])
 	}

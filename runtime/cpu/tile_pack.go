@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"math"
 	"math/bits"
 
 	"github.com/sparserun/sparserun/runtime"
@@ -14,6 +13,10 @@ func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group 
 	p := &tilePacker{tiled: &tiled{kern: kern, reads: actForm(k.Weight)}, group: group}
 	w := p.tiled
 	w.rows, w.cols = m.Dims()
+	var err error
+	if m, p.stored, err = takeCodes(m, k.Weight, group); err != nil {
+		return nil, err
+	}
 	w.layout, w.typ, w.block = k.Layout, k.Weight, block
 	w.shape.group, _ = scaleGroup(k.Weight, k.Layout, group)
 	w.bias = k.Weight == sparse.Int8 && k.Layout == sparse.LayoutDense && hasVNNI()
@@ -23,7 +26,6 @@ func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group 
 	if k.Weight.Quantised() {
 		scales = w.blocks() * block
 	}
-	var err error
 	if w.mem, err = allocWeight(n + 4*scales); err != nil {
 		return nil, err
 	}
@@ -52,12 +54,14 @@ func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group 
 // tilePacker is the state of one weight's packing.
 type tilePacker struct {
 	*tiled
-	group int // columns per scale as asked for
-	ld    int // padded columns
-	kept  []float32
-	half  []uint16
-	code  []int8
-	index []uint32
+	group  int           // columns per scale as asked for
+	ld     int           // padded columns
+	stored *sparse.Quant // scales of a matrix that is read as codes; nil: it is read as weights
+	kept   []float32
+	half   []uint16
+	code   []int8   // [block][stored columns]
+	rel    []uint16 // [block][groups]: half-precision scales
+	index  []uint32
 }
 
 // read unpacks the rows of a block from r0 on, padded with zeros.
@@ -94,9 +98,10 @@ func (p *tilePacker) pack(f []float32, b int) error {
 		p.putFloats(dst, f, ld)
 		return nil
 	}
-	if err := p.quantise(dst, f, ld, b); err != nil {
+	if err := p.quantise(f, ld, b); err != nil {
 		return err
 	}
+	p.putScales(dst)
 	p.putCodes(dst, ld)
 	return nil
 }
@@ -237,72 +242,6 @@ func (p *tilePacker) putFloats(dst []byte, f []float32, ld int) {
 	}
 }
 
-// quantise turns a block into codes and writes its scales: of rows, and relative
-// to them of groups. dense columns per scale are p.group, so 2:4 has half as many
-// kept ones.
-func (p *tilePacker) quantise(dst []byte, f []float32, ld, b int) error {
-	p.code = grow(p.code, p.block*ld)
-	limit := float32(127)
-	if p.typ == sparse.Int4 {
-		limit = 7
-	}
-	scales := p.scale[b*p.block : (b+1)*p.block]
-	for r := range p.block {
-		row := f[r*ld : (r+1)*ld]
-		amax := absMax(row)
-		if math.IsNaN(float64(amax)) || math.IsInf(float64(amax), 0) {
-			return fmt.Errorf("row %d: cannot quantise %v: %w", b*p.block+r, amax, sparse.ErrFormat)
-		}
-		scales[r] = amax / limit
-		if p.shape.group == 0 {
-			quantCodes(p.code[r*ld:], row, inverse(scales[r]))
-			continue
-		}
-		p.quantiseGroups(dst, row, p.code[r*ld:(r+1)*ld], r, scales[r], limit)
-	}
-	return nil
-}
-
-// inverse is 1/s, 0 where that is infinite: weights so small are as good as zero.
-func inverse(s float32) float32 {
-	if inv := 1 / s; !math.IsInf(float64(inv), 0) {
-		return inv
-	}
-	return 0
-}
-
-func (p *tilePacker) quantiseGroups(dst []byte, row []float32, code []int8, r int, scale, limit float32) {
-	den := 1 // dense columns per stored one
-	if p.layout == sparse.LayoutNM24 {
-		den = 2
-	}
-	asked := p.group / den
-	if asked == 0 || asked > len(row) {
-		asked = len(row)
-	}
-	kern := p.shape.group / den
-	var h [1]uint16
-	perChunk := p.chunk / p.shape.group
-	for c := 0; c < len(row); c += asked {
-		seg := row[c:min(c+asked, len(row))]
-		rel := float32(0)
-		if scale > 0 {
-			rel = absMax(seg) / limit / scale
-		}
-		h[0] = sparse.F32ToF16(rel)
-		inv := inverse(sparse.F16ToF32(h[0]) * scale)
-		for i := 0; i < len(seg); i += kern {
-			part := seg[i:min(i+kern, len(seg))]
-			quantCodes(code[c+i:], part, inv)
-			g := (c + i) / kern
-			// Scales end their chunk; those of two groups of 32 end each half.
-			ch, k := g/perChunk, g%perChunk
-			at := ch*p.chunkBytes() + (k+1)*p.chunkBytes()/perChunk - p.scales/perChunk
-			u16s(dst[at:])[r] = h[0]
-		}
-	}
-}
-
 // putCodes writes the codes of a block in words of 4, int4 of 8.
 func (p *tilePacker) putCodes(dst []byte, ld int) {
 	var flip uint32
@@ -326,7 +265,7 @@ func (p *tilePacker) putCodes(dst []byte, ld int) {
 					d[r] = x ^ flip
 					continue
 				}
-				// Codes are -7..7: adding 8 to each byte carries nowhere.
+				// Codes are -8..7: adding 8 to each byte carries nowhere.
 				y := src[r*n+ch*per+j+1]
 				d[r] = addBytes(x, flip) | addBytes(y, flip)<<4
 			}

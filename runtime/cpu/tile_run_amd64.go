@@ -6,7 +6,13 @@ import "unsafe"
 
 // The kernels of tiled weights.
 const (
-	gemvBF16AVX2 tileKernel = iota + 1
+	bitmaskBF16VBMI2 tileKernel = iota + 1
+	bitmaskF16AVX512
+	bitmaskF16VBMI2
+	bitmaskF32AVX512
+	bitmaskInt8AVX512
+	bitmaskInt8GroupAVX512
+	gemvBF16AVX2
 	gemvBF16AVX512
 	gemvF16AVX2
 	gemvF16AVX512Y
@@ -40,6 +46,68 @@ const (
 func (k tileKernel) run(t *tile, width int) {
 	a := (*byte)(unsafe.Pointer(t))
 	switch k {
+	case bitmaskBF16VBMI2:
+		switch width {
+		case 1:
+			bitmaskBF16VBMI2x1(a)
+		case 2:
+			bitmaskBF16VBMI2x2(a)
+		case 4:
+			bitmaskBF16VBMI2x4(a)
+		case 8:
+			bitmaskBF16VBMI2x8(a)
+		}
+	case bitmaskF16AVX512:
+		switch width {
+		case 1:
+			bitmaskF16AVX512x1(a)
+		case 2:
+			bitmaskF16AVX512x2(a)
+		case 4:
+			bitmaskF16AVX512x4(a)
+		case 8:
+			bitmaskF16AVX512x8(a)
+		}
+	case bitmaskF16VBMI2:
+		switch width {
+		case 1:
+			bitmaskF16VBMI2x1(a)
+		case 2:
+			bitmaskF16VBMI2x2(a)
+		case 4:
+			bitmaskF16VBMI2x4(a)
+		case 8:
+			bitmaskF16VBMI2x8(a)
+		}
+	case bitmaskF32AVX512:
+		switch width {
+		case 1:
+			bitmaskF32AVX512x1(a)
+		case 2:
+			bitmaskF32AVX512x2(a)
+		case 4:
+			bitmaskF32AVX512x4(a)
+		case 8:
+			bitmaskF32AVX512x8(a)
+		}
+	case bitmaskInt8AVX512:
+		switch width {
+		case 1:
+			bitmaskInt8AVX512x1(a)
+		case 2:
+			bitmaskInt8AVX512x2(a)
+		case 4:
+			bitmaskInt8AVX512x4(a)
+		}
+	case bitmaskInt8GroupAVX512:
+		switch width {
+		case 1:
+			bitmaskInt8GroupAVX512x1(a)
+		case 2:
+			bitmaskInt8GroupAVX512x2(a)
+		case 4:
+			bitmaskInt8GroupAVX512x4(a)
+		}
 	case gemvBF16AVX2:
 		switch width {
 		case 1:

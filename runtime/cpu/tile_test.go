@@ -119,11 +119,13 @@ func tileCases() []tileCase {
 		}
 	}
 	for _, t := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16, sparse.Int8} {
-		k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutCSR, Weight: t, Act: sparse.F32}
-		if t.Quantised() {
-			k.Act = sparse.Int8
-		}
+		k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutCSR, Weight: t, Act: runtime.ActType(t)}
 		out = append(out, tileCase{k, 0})
+		k.Layout = sparse.LayoutBitmask
+		out = append(out, tileCase{k, 0})
+		if t.Quantised() {
+			out = append(out, tileCase{k, 64}, tileCase{k, 128})
+		}
 	}
 	return out
 }
@@ -150,7 +152,13 @@ func checkTiled(t *testing.T, rng *rand.Rand, c tileCase, rows, cols int, densit
 	w, err := packerFor(c.k)(src, c.group, &scratch{})
 	require.NoError(t, err)
 	defer w.free()
-	if p, ok := w.(*portable); ok { // csr narrower than a window
+	if p, ok := w.(*portable); ok { // csr narrower than a window, bitmask without AVX-512
+		if p.m.Layout() == sparse.LayoutBitmask {
+			g, _ := scaleGroup(c.k.Weight, c.k.Layout, c.group)
+			k, _ := tileFor(tileKey{c.k.Layout, c.k.Weight, g})
+			require.Zero(t, k)
+			return
+		}
 		require.Equal(t, sparse.LayoutCSR, p.m.Layout())
 		return
 	}
@@ -162,7 +170,7 @@ func checkTiled(t *testing.T, rng *rand.Rand, c tileCase, rows, cols int, densit
 			t.Fatalf("%s: weight %d: want %g, got %g", name, i, x, got[i])
 		}
 	}
-	batches := []int{1, 2, 3, 5, 8, 13}
+	batches := []int{1, 2, 3, 5, 8, 13, wideRows + 3}
 	if c.k.Layout == sparse.LayoutCSR {
 		batches = append(batches, 30, 45, 75) // tiles of 2, 3, 4 vectors, and more than one
 	}

@@ -13,6 +13,10 @@ func codeBytes(c []int8) []byte {
 // readRow unpacks row r. It is for embeddings that share the head's weight, and
 // for tests; it is not fast.
 func (m *tiled) readRow(dst []float32, r int) {
+	if m.layout == sparse.LayoutBitmask {
+		m.readMasked(dst, r)
+		return
+	}
 	w := m.w[r/m.block*m.blockBytes():]
 	lane := r % m.block
 	if m.layout == sparse.LayoutDense {

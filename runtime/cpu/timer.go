@@ -21,12 +21,9 @@ import (
 
 var _ runtime.Timer = (*Backend)(nil)
 
-// kernelVersion changes when kernels do, so that cached times are measured anew.
-const kernelVersion = 1
-
 // Machine implements runtime.Timer.
 func (b *Backend) Machine() string {
-	return fmt.Sprintf("cpu %s, %d threads, %v, kernels %d", cpuName(), b.pool.threads, linalg.ISA(), kernelVersion)
+	return fmt.Sprintf("cpu %s, %d threads, %v, kernels %s", cpuName(), b.pool.threads, linalg.ISA(), kernelVersion)
 }
 
 var cpuName = sync.OnceValue(func() string {
@@ -115,7 +112,8 @@ func (b *Backend) Time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 		}
 		t.flush(b)
 		n, start := 0, time.Now()
-		for n < t.linear.Copies() && time.Since(start) <= timerSample {
+		// At least one: on a busy machine the sample may be over before it begins.
+		for n == 0 || n < t.linear.Copies() && time.Since(start) <= timerSample {
 			t.linear.Run(x)
 			n++
 		}

@@ -50,48 +50,70 @@ func csrBatch() {
 	csrOut()
 }
 
-// csrList is csrBatchTile for lists instead of steps: lanes rows after one
-// another, each with its own count of columns and float32 values. cOff points at
-// the counts, cRs at the columns, cStep at the values. Four vectors of sums are
-// just enough chains for one FMA a cycle.
+// csrList is csrBatchTile for lists instead of steps: lanes pairs of rows, each
+// with a head of 4 bytes - the two rows, a byte each, and the 16-bit count of its
+// entries - and then, in a stream of their own, entries of 12 bytes: the column of
+// either row times 64, 16 bits each, and both float32 values. Rows that share a
+// pair have about as many entries, so that a column of activations is loaded for
+// every FMA and nothing else is waited for; two rows of 4 vectors are chains enough.
+// cOff points at the heads, cStep at the entries.
 func csrList(s isa, vecs int) {
 	TEXT(fmt.Sprintf("csrList%sx%d", s.name, vecs), NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	a := Load(Param("a"), GP64())
 	load := func(off int) Register { r := GP64(); MOVQ(arg(a, off), r); return r }
-	out, val, x, lanes, counts, col, next := load(cOut), load(cStep), load(cX), load(cLanes), load(cOff), load(cRs), load(cNext)
-	acc := s.regs(vecs)
-	Label("lane")
+	out, entry, x, pairs, head := load(cOut), load(cStep), load(cX), load(cLanes), load(cOff)
+	acc := [2][]VecVirtual{s.regs(vecs), s.regs(vecs)}
+	Label("pair")
 	n := GP64()
-	MOVWQZX(Mem{Base: counts}, n)
-	PREFETCHT1(Mem{Base: next})
-	ADDQ(U32(64), next)
+	MOVWQZX(Mem{Base: head, Disp: 2}, n)
 	TESTQ(n, n)
 	JZ(LabelRef("none"))
-	for j, r := range acc {
-		VMOVUPS(Mem{Base: out, Disp: s.vec * j}, r)
+	var row [2]Register
+	for i := range row {
+		row[i] = GP64()
+		MOVBQZX(Mem{Base: head, Disp: i}, row[i])
+		scale(row[i], s.vec*vecs)
+		ADDQ(out, row[i])
+		for j, r := range acc[i] {
+			VMOVUPS(Mem{Base: row[i], Disp: s.vec * j}, r)
+		}
+	}
+	for i := range row { // the next pair's sums
+		r := GP64()
+		MOVBQZX(Mem{Base: head, Disp: 4 + i}, r)
+		scale(r, s.vec*vecs)
+		for j := range vecs {
+			PREFETCHT0(Mem{Base: out, Index: r, Scale: 1, Disp: s.vec * j})
+		}
 	}
 	Label("entry")
-	c := GP64()
-	MOVWQZX(Mem{Base: col}, c)
-	scale(c, s.vec*vecs)
-	w := s.reg()
-	VBROADCASTSS(Mem{Base: val}, w)
-	for j, r := range acc {
-		VFMADD231PS(Mem{Base: x, Index: c, Scale: 1, Disp: s.vec * j}, w, r)
+	PREFETCHT0(Mem{Base: entry, Disp: 1024})
+	for i := range row {
+		c, w := GP64(), s.reg()
+		MOVWQZX(Mem{Base: entry, Disp: 2 * i}, c)
+		VBROADCASTSS(Mem{Base: entry, Disp: 4 + 4*i}, w)
+		m := Mem{Base: x, Index: c, Scale: uint8(vecs)}
+		if vecs == 3 {
+			LEAQ(Mem{Base: c, Index: c, Scale: 2}, c)
+			m.Scale = 1
+		}
+		for j, r := range acc[i] {
+			VFMADD231PS(m.Offset(s.vec*j), w, r)
+		}
 	}
-	ADDQ(U32(2), col)
-	ADDQ(U32(4), val)
+	ADDQ(U32(12), entry)
 	DECQ(n)
 	JNZ(LabelRef("entry"))
-	for j, r := range acc {
-		VMOVUPS(r, Mem{Base: out, Disp: s.vec * j})
+	for i := range row {
+		for j, r := range acc[i] {
+			VMOVUPS(r, Mem{Base: row[i], Disp: s.vec * j})
+		}
 	}
 	Label("none")
-	ADDQ(U32(2), counts)
-	ADDQ(U32(uint32(s.vec*vecs)), out)
-	DECQ(lanes)
-	JNZ(LabelRef("lane"))
+	ADDQ(U32(4), head)
+	DECQ(pairs)
+	JNZ(LabelRef("pair"))
 	VZEROUPPER()
 	RET()
 }

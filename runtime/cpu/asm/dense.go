@@ -26,6 +26,44 @@ func dense() {
 	}
 }
 
+// unpack writes unpack: chunks of dense f16 and bf16 become those of f32, for
+// batches, where converting once for every panel of tokens costs more than the
+// memory of a block in f32.
+func unpack() {
+	for _, s := range []isa{avx512, avx2} {
+		unpackTile(s, "unpackF16", loadF16, rowVecs)
+		unpackTile(s, "unpackBF16", loadBF16, rowVecs)
+	}
+	// Blocks of 16 rows become the first vector of rows in blocks of 32.
+	unpackTile(avx512y, "unpackF16", loadF16, 1)
+}
+
+// unpackTile writes whole chunks (vecs is rowVecs), or chunks of half registers as
+// the first of rowVecs whole ones.
+func unpackTile(s isa, name string, load func(t *tile, c int, w []VecVirtual), vecs int) {
+	TEXT(name+s.name, NOSPLIT, "func(dst *float32, src *byte, chunks int)")
+	Pragma("noescape")
+	dst := Load(Param("dst"), GP64())
+	t := &tile{isa: s, w: Load(Param("src"), GP64()), ahead: 2048}
+	n := Load(Param("chunks"), GP64())
+	Label("chunk")
+	t.wOff = 0
+	column := rowVecs * s.vec * rowVecs / vecs
+	for c := range 4 {
+		w := s.regs(rowVecs)
+		load(t, c, w)
+		for v := range w {
+			VMOVUPS(w[v], Mem{Base: dst, Disp: c*column + v*s.vec})
+		}
+	}
+	ADDQ(U32(uint32(t.wOff)), t.w)
+	ADDQ(U32(uint32(4*column)), dst)
+	DECQ(n)
+	JNZ(LabelRef("chunk"))
+	VZEROUPPER()
+	RET()
+}
+
 func (s isa) floatWidths() []int {
 	if s.evex {
 		return []int{1, 2, 4, 8}

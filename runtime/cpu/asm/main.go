@@ -17,14 +17,14 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 )
 
-var stem = flag.String("stem", "", "kernel family: gemv_dense, gemv_int8, gemv_int4, spmm_nm24, spmm_nm24_int8, spmm_nm24_int4, quant")
+var stem = flag.String("stem", "", "kernel family: gemv_dense, gemv_int8, gemv_int4, spmm_nm24, spmm_nm24_int8, spmm_nm24_int4, bitmask, unpack, quant, csr, csr_batch, stream, tile_run")
 
 func main() {
 	flag.Parse()
 	ConstraintExpr("amd64")
 	families := map[string]func(){
 		"gemv_dense": dense, "gemv_int8": int8s, "gemv_int4": int4s,
-		"spmm_nm24": nm24, "spmm_nm24_int8": nm24int8, "spmm_nm24_int4": nm24int4, "quant": quant, "stream": stream, "csr": csr, "csr_batch": csrBatch,
+		"spmm_nm24": nm24, "spmm_nm24_int8": nm24int8, "spmm_nm24_int4": nm24int4, "quant": quant, "stream": stream, "csr": csr, "csr_batch": csrBatch, "bitmask": bitmask, "unpack": unpack,
 	}
 	if *stem == "tile_run" {
 		for _, f := range families {

@@ -71,6 +71,7 @@ type tile struct {
 	wOff                        int            // bytes of the weight stream consumed in the chunk
 	ahead                       int            // prefetch distance in bytes
 	pair                        []VecVirtual   // bf16: two columns a lane
+	none, upper                 VecVirtual     // bitmask: zeros; bf16: the upper half of every lane
 }
 
 // Offsets in runtime/cpu's tile.

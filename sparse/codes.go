@@ -1,0 +1,61 @@
+package sparse
+
+// Codes takes m apart where it is stored in quantised type t, symmetric, with a
+// scale for every group columns of a row (0: the whole row) or for several groups
+// at once: codes is m with every weight's code in place of its value, q its scales
+// in groups of group. Whoever wants m in that type and those groups takes both as
+// they are instead of rounding again. q is nil where m is anything else.
+func Codes(m Matrix, t DType, group int) (codes Matrix, q *Quant, err error) {
+	switch m.DType() {
+	case Int8, Int4, Q8_0, Q4_0:
+	default:
+		return nil, nil, nil // not loaded to find out
+	}
+	if m, err = Load(m); err != nil {
+		return nil, nil, err
+	}
+	rows, cols := m.Dims()
+	if t != Int8 && t != Int4 || m.DType() != t {
+		return nil, nil, nil
+	}
+	if q = QuantOf(m).regrouped(rows, cols, group); q == nil {
+		return nil, nil, nil
+	}
+	switch x := m.(type) {
+	case *Dense:
+		c := *x
+		c.Quant, codes = nil, &c
+	case *NM24:
+		c := *x
+		c.Quant, codes = nil, &c
+	case *Bitmask:
+		c := *x
+		c.Quant, codes = nil, &c
+	case *CSR:
+		c := *x
+		c.Quant, codes = nil, &c
+	}
+	return codes, q, nil
+}
+
+// regrouped is q with a scale for every group columns, nil where it has zero points
+// or scales that end inside such a group.
+func (q *Quant) regrouped(rows, cols, group int) *Quant {
+	if q == nil || q.Zeros != nil {
+		return nil
+	}
+	whole := func(g int) bool { return g == 0 || g >= cols }
+	switch {
+	case q.Group == group || whole(q.Group) && whole(group):
+		return &Quant{Group: group, Type: q.Type, Scales: q.Scales}
+	case whole(group), !whole(q.Group) && q.Group%group != 0:
+		return nil
+	}
+	out := &Quant{Group: group, Type: q.Type}
+	n := out.Groups(cols)
+	out.Scales = make([]float32, rows*n)
+	for i := range out.Scales {
+		out.Scales[i], _ = q.Scale(i/n, i%n*group, cols)
+	}
+	return out
+}
