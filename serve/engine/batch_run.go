@@ -270,6 +270,16 @@ func (b *Batcher) shadow() {
 	if t := in[b.in[0].Name]; !t.Seq && len(t.Shape) > 0 {
 		rows = t.Shape[0]
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b.mu.Lock()
+	b.interrupt = cancel
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.interrupt = nil
+		b.mu.Unlock()
+	}()
 	const rounds = 4
 	legs := [2]*runtime.Session{b.o.Dense, b.s}
 	for round := range rounds {
@@ -285,9 +295,13 @@ func (b *Batcher) shadow() {
 			leg := (round + k) % 2
 			start := time.Now()
 			var err error
-			if outs[leg], err = b.again(legs[leg], in); err != nil {
+			if outs[leg], err = b.again(ctx, legs[leg], in); err != nil {
 				b.mu.Lock()
-				b.st.Shadow.Skipped++
+				if ctx.Err() != nil {
+					b.st.Shadow.Aborted++
+				} else {
+					b.st.Shadow.Skipped++
+				}
 				b.mu.Unlock()
 				return
 			}
@@ -310,14 +324,14 @@ func (b *Batcher) shadow() {
 }
 
 // again is run without counting.
-func (b *Batcher) again(s *runtime.Session, in map[string]*model.Tensor) (out map[string]*model.Tensor, err error) {
+func (b *Batcher) again(ctx context.Context, s *runtime.Session, in map[string]*model.Tensor) (out map[string]*model.Tensor, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("engine: run: panic: %v: %w", p, ErrInternal)
 		}
 	}()
 	if s.Graph().Tensors() {
-		return s.RunTensors(context.Background(), in)
+		return s.RunTensors(ctx, in)
 	}
-	return b.runRows(context.Background(), s, in)
+	return b.runRows(ctx, s, in)
 }

@@ -82,15 +82,16 @@ type Batcher struct {
 	stopped chan struct{}
 	live    atomic.Int64
 
-	mu       sync.Mutex
-	waiting  []*call
-	st       BatchStats
-	fixed    string // why there are no batches
-	proven   bool   // a batch gave what its requests give alone
-	came     time.Time
-	gap      time.Duration // between the last two requests
-	draining bool
-	closed   bool
+	mu        sync.Mutex
+	waiting   []*call
+	st        BatchStats
+	fixed     string // why there are no batches
+	proven    bool   // a batch gave what its requests give alone
+	came      time.Time
+	gap       time.Duration // between the last two requests
+	draining  bool
+	closed    bool
+	interrupt func() // ends a dense twin's run at once; nil: there is none
 
 	shadowed map[string]*model.Tensor // a request to run again; of the batcher's goroutine
 	sabotage func()                   // of tests: called before every run
@@ -253,6 +254,9 @@ func (b *Batcher) enqueue(c *call) error {
 	b.waiting = append(b.waiting, c)
 	b.st.Accepted++
 	b.live.Add(1)
+	if b.interrupt != nil {
+		b.interrupt()
+	}
 	b.signal()
 	return nil
 }

@@ -50,7 +50,7 @@ func benchPrompt(i int) []int32 {
 // 2, 4 and 8 streams, by turns, round by round; the medians of the rounds and what the
 // engine costs one stream.
 func BenchmarkEngine(b *testing.B) {
-	const tokens = 64
+	const tokens = 32
 	for _, dtype := range []sparse.DType{sparse.F16, sparse.Int8} {
 		for _, pruned := range []bool{false, true} {
 			name := fmt.Sprintf("%v/dense", dtype)

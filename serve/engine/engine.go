@@ -37,7 +37,7 @@ import (
 // Options say how an Engine schedules. The zero value is the default.
 type Options struct {
 	MaxRunning    int     // sequences in one step; default 16, at most the session's Options.Select
-	Queue         int     // requests that may wait; default 512
+	Queue         int     // requests that may wait; default 512; one client's, of 64 or more: 7/8 of them
 	StepTokens    int     // rows of a step while texts are being generated, pieces of prompts included; default what takes stepTime
 	NoPrefixCache bool    // forget the keys and values of a request with its end
 	Shadow        float64 // 0..1: share of requests that are run again on Dense, when idle
@@ -80,6 +80,7 @@ type Engine struct {
 	draining bool
 	closed   bool
 	abort    bool          // the drain's time is over
+	shadowed func()        // ends a dense twin's run at once; nil: there is none
 	drained  chan struct{} // closed when draining and nothing is left
 	emptied  bool          // drained is closed
 
@@ -168,7 +169,7 @@ func (e *Engine) enqueue(ctx context.Context, j *job) error {
 	case e.draining:
 		e.st.Rejected["draining"]++
 		return fmt.Errorf("engine: %w", ErrDraining)
-	case e.queue.n >= e.o.Queue:
+	case e.queue.n >= e.o.Queue || e.queue.of(j.Client) >= e.o.share():
 		e.st.Rejected["full"]++
 		return &Busy{e.retryAfter()}
 	}
@@ -181,8 +182,20 @@ func (e *Engine) enqueue(ctx context.Context, j *job) error {
 	}
 	e.live.Add(1)
 	e.st.Accepted++
+	if e.shadowed != nil {
+		e.shadowed()
+	}
 	e.signal()
 	return nil
+}
+
+// share is how much of the queue one client may take, so that there is room for
+// another.
+func (o *Options) share() int {
+	if o.Queue < 64 {
+		return o.Queue
+	}
+	return o.Queue - o.Queue/8
 }
 
 // retryAfter is the time until the queue's last request would begin.

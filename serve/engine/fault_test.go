@@ -98,7 +98,7 @@ func TestSlowReader(t *testing.T) {
 // text, leave nothing behind (serve checks pages and goroutines).
 func TestDisconnects(t *testing.T) {
 	s := open(t, "", runtime.Options{Context: 1024})
-	e := serve(t, s, Options{Queue: 2000})
+	e := serve(t, s, Options{Queue: 20000})
 	n := 1000
 	if testing.Short() {
 		n = 200

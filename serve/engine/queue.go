@@ -29,6 +29,14 @@ func (q *queue) push(j *job) {
 	q.n++
 }
 
+// of is how many of a client's jobs wait.
+func (q *queue) of(client string) int {
+	if l := q.clients[client]; l != nil {
+		return len(l.jobs)
+	}
+	return 0
+}
+
 // resume puts a preempted job before those that have not begun.
 func (q *queue) resume(j *job) {
 	at := 0

@@ -95,6 +95,8 @@ func TestFairness(t *testing.T) {
 	q.resume(&job{order: 99})
 	q.resume(&job{order: 98})
 	require.Equal(t, 10, q.len())
+	require.Equal(t, []int{5, 2, 1, 0}, []int{q.of("a"), q.of("b"), q.of("c"), q.of("d")})
+	require.Equal(t, []int{63, 56, 448}, []int{(&Options{Queue: 63}).share(), (&Options{Queue: 64}).share(), (&Options{Queue: 512}).share()})
 	q.sweep(func(j *job) bool { return j.order == 2 })
 	var got []uint64
 	for q.len() > 0 {

@@ -12,8 +12,8 @@ import (
 // A share of the requests is run again when there is nothing else to do, on the
 // session and on its dense twin by turns, chunk by chunk and token by token: the two
 // see the same tokens, the same machine and the same moment, so that the ratio of
-// their times is measured, not derived. A request that arrives ends it within one
-// chunk of one leg.
+// their times is measured, not derived. A request that arrives ends the step at hand
+// between two kernels.
 
 // shadow is a request that is to be run again.
 type shadow struct {
@@ -67,9 +67,16 @@ func (e *Engine) shadow() {
 	}
 	t := &twin{e: e}
 	defer t.close()
+	var cancel func()
+	t.ctx, cancel = context.WithCancel(context.Background())
+	defer cancel()
+	e.mu.Lock()
+	e.shadowed = cancel
+	e.mu.Unlock()
 	done := t.compare(sh)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.shadowed = nil
 	s := &e.st.Shadow
 	switch {
 	case done:
@@ -92,6 +99,7 @@ func (e *Engine) shadow() {
 // twin is one such run. Legs are the dense one and the sparse one.
 type twin struct {
 	e      *Engine
+	ctx    context.Context // ends when a request arrives
 	legs   [2]*runtime.Lockstep
 	seqs   [2]*runtime.Sequence
 	sum    ShadowStats
@@ -146,7 +154,7 @@ func (t *twin) pair(tokens []int32) (dense, sparse time.Duration, ok bool) {
 			return 0, 0, false
 		}
 		if took[leg], ok = t.run(leg, tokens); !ok {
-			t.failed = true
+			t.failed = t.ctx.Err() == nil
 			return 0, 0, false
 		}
 	}
@@ -179,6 +187,6 @@ func (t *twin) run(leg int, tokens []int32) (took time.Duration, ok bool) {
 		return 0, false
 	}
 	start := time.Now()
-	err := l.Run(context.Background())
+	err := l.Run(t.ctx)
 	return time.Since(start), err == nil
 }
