@@ -59,11 +59,11 @@ generate: ## regenerate the assembly (avo)
 	cd linalg/asm && $(GO) generate ./...
 	cd runtime/cpu/asm && $(GO) generate ./...
 
-serve-check: ## the server under real clients, schemathesis, promtool, load, Chromium and SIGTERM (3 minutes)
+serve-check: $(MODEL) ## the server under real clients, schemathesis, promtool, load, Chromium and SIGTERM (3 minutes)
 	./bench/serve/check.sh
 
-serve-soak: $(MODEL) ## the same with ten minutes of mixed load, on a real model too
-	SOAK_SECONDS=600 SOAK_MODEL=$(MODEL) ./bench/serve/check.sh
+serve-soak: $(MODEL) ## the same with ten minutes of mixed load
+	SOAK_SECONDS=600 ./bench/serve/check.sh
 
 serve-examples: ## check the examples: manifests, Prometheus files, unit, programs against a server
 	./examples/serve/check.sh

@@ -9,7 +9,12 @@ import argparse, json, os, platform, signal, socket, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OUT = os.path.join(ROOT, "bench", "out", "serve")
-sys.path.insert(0, os.path.join(ROOT, "bench", "peers"))
+
+QUANTISE = """import ctypes, os, sys
+from llama_cpp import llama_cpp as ll
+p = ll.llama_model_quantize_default_params()
+p.ftype, p.allow_requantize, p.nthread = ll.LLAMA_FTYPE_MOSTLY_Q8_0, True, os.cpu_count()
+sys.exit(ll.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(p)))"""
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--rounds", type=int, default=3)
@@ -51,10 +56,11 @@ def sparserun(label, path):
 
 
 def llama(label):
-    from models import quantised  # requantises the same file by llama.cpp itself
-
+    q8 = os.path.join(ROOT, "bench", "out", "peer-q8_0.gguf")  # the same file, requantised by llama.cpp itself; bench/peers makes the same
+    if not os.path.exists(q8):
+        subprocess.run([sys.executable, "-c", QUANTISE, args.model, q8], check=True, capture_output=True)
     url = f"http://127.0.0.1:{port()}"
-    p = start([sys.executable, "-m", "llama_cpp.server", "--model", quantised(os.path.join(ROOT, args.model), "q8_0"), "--model_alias", "m", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1],
+    p = start([sys.executable, "-m", "llama_cpp.server", "--model", q8, "--model_alias", "m", "--host", "127.0.0.1", "--port", url.rsplit(":", 1)[1],
                "--n_ctx", "1024", "--n_batch", "512", "--n_threads", str(args.threads), "--n_threads_batch", str(args.threads), "--interrupt_requests", "false", "--verbose", "false"], url, "/v1/models", "compare-llama.log")
     return label, url, p
 

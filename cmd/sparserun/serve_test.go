@@ -274,6 +274,13 @@ func TestServeConfig(t *testing.T) {
 	require.Contains(t, errs, "none.gguf")
 }
 
+// TestServeExample: the configuration of the systemd example is one.
+func TestServeExample(t *testing.T) {
+	code, out, errs := do("serve", "--config", "../../examples/serve/systemd/serve.json", "--print-config")
+	require.Zero(t, code, errs)
+	require.Contains(t, out, `"smollm2"`)
+}
+
 func TestByteSize(t *testing.T) {
 	for text, want := range map[string]int64{"0": 0, "17": 17, "4GiB": 4 << 30, "1.5 MiB": 3 << 19, "2kB": 2000, "3MB": 3e6, "1GB": 1e9, "5B": 5} {
 		var b byteSize
