@@ -21,9 +21,13 @@ import (
 	"github.com/sparserun/sparserun/serve/servetest"
 )
 
-// echoTypes are the datatypes of the network "echo", which gives each input back: X has
-// shape [-1, 2] and comes out as Xout.
-var echoTypes = []string{"BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"}
+// echoTypes are the datatypes of the network "echo".
+var echoTypes = func() (names []string) {
+	for _, d := range servetest.Types {
+		names = append(names, d.Name)
+	}
+	return names
+}()
 
 // newRegistry holds "affine" (y = x*w), "echo", the language model "org/abc", whose name has
 // a slash, and "gone", which is known but not loaded.
@@ -31,17 +35,8 @@ func newRegistry(t testing.TB) *registry.Registry {
 	t.Helper()
 	reg := registry.New(func() (runtime.Backend, error) { return cpu.New(), nil }, registry.Options{MemoryLimit: -1})
 	t.Cleanup(func() { require.NoError(t, reg.Close()) })
-	var in, out []servetest.Port
-	var nodes []servetest.Node
-	for _, d := range echoTypes {
-		e, _, err := elemOf(d)
-		require.NoError(t, err)
-		in = append(in, servetest.Port{Name: d, Elem: int(e), Shape: []int64{-1, 2}})
-		out = append(out, servetest.Port{Name: d + "out", Elem: int(e), Shape: []int64{-1, 2}})
-		nodes = append(nodes, servetest.Node{Op: "Identity", In: []string{d}, Out: []string{d + "out"}})
-	}
 	dense := runtime.Options{Sparse: runtime.SparseOff}
-	for name, path := range map[string]string{"affine": servetest.Affine(t), "echo": servetest.Network(t, in, out, nodes, nil), "org/abc": servetest.Alphabet(t)} {
+	for name, path := range map[string]string{"affine": servetest.Affine(t), "echo": servetest.Echo(t), "org/abc": servetest.Alphabet(t)} {
 		require.NoError(t, reg.Load(t.Context(), registry.Spec{Name: name, Path: path, Options: dense}))
 	}
 	reg.Add(registry.Spec{Name: "gone", Path: "nowhere"})

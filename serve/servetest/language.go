@@ -5,6 +5,7 @@ package servetest
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -44,24 +45,32 @@ func next(t int) int {
 	return 'a'
 }
 
-// Alphabet writes a language model in Hugging Face's form and returns its folder. Its
-// one layer adds nothing to the embedding, a one-hot vector, and its head looks the
-// next token up; so a letter's successor has a logit of 17.86, "!" half of it,
-// all others 0.
+// Alphabet writes a language model into a folder of the test and returns it; see
+// WriteAlphabet.
 func Alphabet(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	write := func(name string, b []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
+	if err := WriteAlphabet(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// WriteAlphabet writes a language model in Hugging Face's form into a folder. Its
+// one layer adds nothing to the embedding, a one-hot vector, and its head looks the
+// next token up; so a letter's successor has a logit of 17.86, "!" half of it,
+// all others 0.
+func WriteAlphabet(dir string) error {
+	var failed error
+	write := func(name string, b []byte, err error) {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
 		}
+		failed = errors.Join(failed, err)
 	}
 	doc := func(name string, v any) {
 		b, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(name, b)
+		write(name, b, err)
 	}
 	doc("config.json", map[string]any{
 		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "vocab_size": vocab, "hidden_size": width,
@@ -88,8 +97,9 @@ func Alphabet(t testing.TB) string {
 		"version": "1.0", "added_tokens": added, "normalizer": nil, "pre_tokenizer": level, "post_processor": nil, "decoder": level,
 		"model": map[string]any{"type": "BPE", "vocab": words, "merges": []string{}, "unk_token": nil},
 	})
-	write("model.safetensors", weights())
-	return dir
+	w, err := weights()
+	write("model.safetensors", w, err)
+	return failed
 }
 
 // byteWords are the 256 written forms of bytes in a byte-level vocabulary: printable
@@ -108,7 +118,7 @@ func byteWords() []string {
 	return out
 }
 
-func weights() []byte {
+func weights() ([]byte, error) {
 	type entry struct {
 		DType   string `json:"dtype"`
 		Shape   []int  `json:"shape"`
@@ -155,12 +165,12 @@ func weights() []byte {
 	add(p+"mlp.down_proj.weight", zero, width, 32)
 	h, err := json.Marshal(header)
 	if err != nil {
-		panic(err) // a map of plain types
+		return nil, err
 	}
 	for len(h)%8 != 0 {
 		h = append(h, ' ')
 	}
-	return append(binary.LittleEndian.AppendUint64(nil, uint64(len(h))), append(h, data...)...)
+	return append(binary.LittleEndian.AppendUint64(nil, uint64(len(h))), append(h, data...)...), nil
 }
 
 func eq(a, b int) float32 {

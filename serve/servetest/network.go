@@ -24,10 +24,24 @@ type Node struct {
 	In, Out []string
 }
 
-// Network writes an ONNX file (opset 17) and returns its path. weights are float32
-// matrices by name, one slice a row.
+// Network writes an ONNX file into a folder of the test and returns its path.
 func Network(t testing.TB, in, out []Port, nodes []Node, weights map[string][][]float32) string {
 	t.Helper()
+	return inFolder(t, ONNX(in, out, nodes, weights))
+}
+
+func inFolder(t testing.TB, onnx []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "net.onnx")
+	if err := os.WriteFile(path, onnx, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// ONNX is the file of a network (opset 17). weights are float32 matrices by name, one
+// slice a row.
+func ONNX(in, out []Port, nodes []Node, weights map[string][][]float32) []byte {
 	var g []byte
 	for _, n := range nodes {
 		var b []byte
@@ -57,19 +71,47 @@ func Network(t testing.TB, in, out []Port, nodes []Node, weights map[string][][]
 		g = part(g, 12, p.encode())
 	}
 	m := number(nil, 1, 8) // IR version
-	m = part(part(m, 7, g), 8, number(text(nil, 1, ""), 2, 17))
-	path := filepath.Join(t.TempDir(), "net.onnx")
-	if err := os.WriteFile(path, m, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return part(part(m, 7, g), 8, number(text(nil, 1, ""), 2, 17))
 }
 
 // Affine writes the network y = x * [[1, 2], [3, 4], [5, 6]] with x [-1, 3].
 func Affine(t testing.TB) string {
 	t.Helper()
-	return Network(t, []Port{{"x", 1, []int64{-1, 3}}}, []Port{{"y", 1, []int64{-1, 2}}},
+	return inFolder(t, AffineONNX())
+}
+
+// AffineONNX is Affine's file.
+func AffineONNX() []byte {
+	return ONNX([]Port{{"x", 1, []int64{-1, 3}}}, []Port{{"y", 1, []int64{-1, 2}}},
 		[]Node{{"MatMul", []string{"x", "w"}, []string{"y"}}}, map[string][][]float32{"w": {{1, 2}, {3, 4}, {5, 6}}})
+}
+
+// Types are the datatypes of the Open Inference Protocol with ONNX's numbers of them.
+var Types = []struct {
+	Name string
+	Elem int
+}{
+	{"BOOL", 9}, {"UINT8", 2}, {"UINT16", 4}, {"UINT32", 12}, {"UINT64", 13}, {"INT8", 3}, {"INT16", 5}, {"INT32", 6}, {"INT64", 7},
+	{"FP16", 10}, {"BF16", 16}, {"FP32", 1}, {"FP64", 11}, {"BYTES", 8},
+}
+
+// Echo writes the network that gives back an input of each of Types: X, of shape
+// [-1, 2], comes out as Xout.
+func Echo(t testing.TB) string {
+	t.Helper()
+	return inFolder(t, EchoONNX())
+}
+
+// EchoONNX is Echo's file.
+func EchoONNX() []byte {
+	var in, out []Port
+	var nodes []Node
+	for _, d := range Types {
+		in = append(in, Port{d.Name, d.Elem, []int64{-1, 2}})
+		out = append(out, Port{d.Name + "out", d.Elem, []int64{-1, 2}})
+		nodes = append(nodes, Node{"Identity", []string{d.Name}, []string{d.Name + "out"}})
+	}
+	return ONNX(in, out, nodes, nil)
 }
 
 func (p Port) encode() []byte {
