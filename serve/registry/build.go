@@ -25,7 +25,7 @@ const planBatch = 8
 // build makes a model that works, or leaves nothing behind.
 func (r *Registry) build(ctx context.Context, s Spec, version string) (m *Model, err error) {
 	start := time.Now()
-	m = &Model{Name: s.Name, Path: s.Path, Version: version, Spec: s}
+	m = &Model{Name: s.Name, Path: s.Path, Version: version, Spec: s, dead: make(chan struct{})}
 	ours := int64(0) // reserved
 	defer func() {
 		if p := recover(); p != nil {

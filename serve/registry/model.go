@@ -42,7 +42,8 @@ type Model struct {
 	refs  int
 	free  chan struct{} // closed when refs is 0 and finish waits for it
 	once  sync.Once
-	error error // of close
+	dead  chan struct{} // closed by close
+	error error         // of close
 }
 
 func (m *Model) hold() {
@@ -75,6 +76,7 @@ func (m *Model) finish(ctx context.Context) {
 	if free != nil {
 		select {
 		case <-free:
+		case <-m.dead:
 		case <-ctx.Done():
 		}
 	}
@@ -97,6 +99,7 @@ func (m *Model) drain(ctx context.Context) error {
 // engine.ErrClosed.
 func (m *Model) close() error {
 	m.once.Do(func() {
+		close(m.dead)
 		if m.LM != nil {
 			m.error = m.LM.Close()
 		}

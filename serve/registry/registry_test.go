@@ -307,6 +307,29 @@ func TestUnloadWaits(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForNobody: neither a holder of a model that was swapped out nor an
+// unload in progress keeps a registry from closing.
+func TestCloseWaitsForNobody(t *testing.T) {
+	r := registry(t, Options{DrainTime: time.Minute})
+	require.NoError(t, r.Load(ctx, spec("lm", stories(t))))
+	old, _, err := r.Acquire("lm") // never released
+	require.NoError(t, err)
+	require.NoError(t, r.Reload(ctx, "lm"))
+	_, err = text(old, 5)
+	require.NoError(t, err, "its holder goes on with it")
+	_, _, err = r.Acquire("lm")
+	require.NoError(t, err)
+	done := make(chan error)
+	go func() { done <- r.Unload(ctx, "lm") }()
+	require.Eventually(t, func() bool { return r.Index()[0].State == Unavailable }, time.Second, time.Millisecond)
+	start := time.Now()
+	require.NoError(t, r.Close())
+	require.NoError(t, <-done)
+	require.Less(t, time.Since(start), 10*time.Second)
+	_, err = text(old, 1)
+	require.ErrorIs(t, err, engine.ErrClosed)
+}
+
 // TestTwin: a model with a sparse form has a dense twin where a share of requests is to
 // be compared, one without has none.
 func TestTwin(t *testing.T) {
