@@ -42,8 +42,8 @@ type jsonToken struct {
 }
 
 const (
-	jsonGrammars = 32   // schemas that are kept
-	jsonMasks    = 1024 // masks that are kept of each
+	jsonGrammars = 16  // schemas that are kept: with their masks some 25 MB of a vocabulary of 50,000
+	jsonMasks    = 256 // masks that are kept of each
 )
 
 func newJSONVocabulary(t *tokenizer.Tokenizer) (*jsonVocabulary, error) {
