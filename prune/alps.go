@@ -53,7 +53,7 @@ func (m ALPS) recipe(kv map[string]string) {
 func (m ALPS) check(p Pattern) error {
 	u, isU := p.(Unstructured)
 	if _, ok := p.(Block); ok || isU && u.Scope == ScopeGlobal {
-		return fmt.Errorf("prune: %s %v: %w", m.Name(), p, ErrMethod)
+		return fmt.Errorf("prune: %v: the weights of a row are solved together, a matrix at a time; want N:M or a sparsity per layer or row (blocks: wanda+resolve): %w", p, ErrMethod)
 	}
 	if !(m.Damping >= 0) || !(m.Growth >= 0) || m.Iterations < 0 {
 		return fmt.Errorf("prune: alps: damping %v, growth %v, iterations %d: %w", m.Damping, m.Growth, m.Iterations, ErrMethod)
@@ -133,7 +133,7 @@ func (m Resolved) check(p Pattern) error {
 		return fmt.Errorf("prune: resolve of no method: %w", ErrMethod)
 	}
 	if u, ok := p.(Unstructured); ok && u.Scope == ScopeGlobal {
-		return fmt.Errorf("prune: %s %v: %w", m.Name(), p, ErrMethod)
+		return fmt.Errorf("prune: %s %v: matrices are pruned one after another; want a sparsity per layer or row: %w", m.Name(), p, ErrMethod)
 	}
 	switch m.Of.(type) {
 	case scorer, calibrated:

@@ -44,7 +44,7 @@ func (m DSnoT) recipe(kv map[string]string) {
 func (m DSnoT) check(p Pattern) error {
 	u, isU := p.(Unstructured)
 	if _, ok := p.(Block); ok || isU && u.Scope != ScopeAuto && u.Scope != ScopeRow || m.Cycles < 0 || !(m.Threshold >= 0) {
-		return fmt.Errorf("prune: dsnot %v, %d cycles, threshold %v: %w", p, m.Cycles, m.Threshold, ErrMethod)
+		return fmt.Errorf("prune: dsnot %v, %d cycles, threshold %v: weights are swapped within rows; want N:M or a sparsity per row: %w", p, m.Cycles, m.Threshold, ErrMethod)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (m RIA) recipe(kv map[string]string) {
 
 func (m RIA) check(p Pattern) error {
 	if u, ok := p.(Unstructured); ok && u.Scope == ScopeGlobal {
-		return fmt.Errorf("prune: ria %v: %w", p, ErrMethod)
+		return fmt.Errorf("prune: ria %v: matrices are pruned one after another; want a sparsity per layer or row: %w", p, ErrMethod)
 	}
 	return nil
 }

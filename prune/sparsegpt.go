@@ -46,7 +46,7 @@ func (s SparseGPT) recipe(kv map[string]string) {
 func (s SparseGPT) check(p Pattern) error {
 	u, isU := p.(Unstructured)
 	if _, ok := p.(Block); ok || isU && u.Scope != ScopeAuto {
-		return fmt.Errorf("prune: sparsegpt %v: its scope is a block of columns: %w", p, ErrMethod)
+		return fmt.Errorf("prune: sparsegpt %v: its scope is a block of columns; want N:M or a plain sparsity (blocks: wanda+resolve): %w", p, ErrMethod)
 	}
 	if !(s.Damping >= 0) || s.Block < 0 {
 		return fmt.Errorf("prune: sparsegpt: damping %v, block %d: %w", s.Damping, s.Block, ErrMethod)

@@ -44,9 +44,9 @@ func (s Store) layout(m sparse.Matrix, p Pattern) (sparse.Layout, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, nm := p.(NM)
+	nm, isNM := p.(NM) // 1:4 holds 2:4, but every second value kept would be a zero
 	switch {
-	case c.Hold24 && (nm || c.Sparsity() < 0.55):
+	case c.Hold24 && (isNM && 2*nm.Keep >= nm.Of || c.Sparsity() < 0.55):
 		return sparse.LayoutNM24, nil
 	case c.Sparsity()*s.DType.Bits() > 1.5:
 		return sparse.LayoutBitmask, nil

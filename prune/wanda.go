@@ -36,8 +36,11 @@ func (w Wanda) recipe(kv map[string]string) {
 
 func (w Wanda) check(p Pattern) error {
 	u, ok := p.(Unstructured)
-	if ok && u.Scope == ScopeGlobal || w.Variant && !ok {
-		return fmt.Errorf("prune: wanda %v: %w", p, ErrMethod)
+	if ok && u.Scope == ScopeGlobal {
+		return fmt.Errorf("prune: wanda %v: matrices are pruned one after another; want a sparsity per layer or row: %w", p, ErrMethod)
+	}
+	if w.Variant && !ok {
+		return fmt.Errorf("prune: wanda-alpha %v: alpha sets a sparsity; want one: %w", p, ErrMethod)
 	}
 	return nil
 }

@@ -53,6 +53,9 @@ func TestSizes(t *testing.T) {
 		{[]string{"-m", "sparsegpt", "--pattern", "2:4", "--quant", "int4"}, 3.5, 0.1, false},
 		{[]string{"-m", "best", "--pattern", "2:4", "--quant", "int4", "--quant-embed", "int8"}, 3.5, 0.1, true},
 		{[]string{"-m", "wanda", "--sparsity", "0.5", "--quant", "int8", "--asymmetric", "--format", "dense"}, 8.4, 0.3, false},
+		{[]string{"-m", "sparsegpt", "--sparsity", "0.5", "--quant", "int4", "--asymmetric", "--format", "dense"}, 4.79, 0.1, false},
+		{[]string{"-m", "wanda+resolve", "--pattern", "16x4/0.5"}, 9.84, 0.1, false}, // 8 bytes a row for where it begins
+		{[]string{"-m", "wanda", "--pattern", "1:4"}, 5.86, 0.1, false},
 	} {
 		out := filepath.Join(dir, "o.safetensors")
 		m := doJSON(t, pruneArgs(t, text, out, c.args...)...)

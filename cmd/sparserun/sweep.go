@@ -28,6 +28,7 @@ type sweepCmd struct {
 	Seed    uint64   `default:"0" help:"Of random pruning."`
 	Out     string   `help:"Folder for sweep.md, sweep.csv, sweep.json, sweep.png and a journal of finished cells: a sweep that was interrupted goes on." placeholder:"DIR"`
 	Keep    bool     `help:"Keep the pruned models in --out, so that --speed can be measured later; --speed does by itself."`
+	Done    bool     `help:"Only cells that are in the journal already: with --speed this takes minutes."`
 	speedFlags
 	calibFlags
 }
@@ -37,7 +38,7 @@ func (*sweepCmd) Help() string {
 	return `Every cell starts from the model as it is; the first row is the model itself. With --out
 a finished cell is kept and taken from there the next time, if model, texts and options are
 the same; inside a cell pruning resumes after the last finished block. Speeds want a quiet
-machine, the rest does not: run a long sweep with --keep, then again with --speed.
+machine, the rest does not: run a long sweep with --keep, then again with --speed --done.
 
 Examples:
   sparserun sweep model.gguf --text test.txt --calib valid.txt
@@ -61,8 +62,8 @@ func (c *sweepCmd) Run(g *globals) error {
 			c.Out = dir
 		}
 	}
-	if c.Keep && c.Out == "" {
-		return usagef("--keep needs --out DIR")
+	if (c.Keep || c.Done) && c.Out == "" {
+		return usagef("--keep and --done need --out DIR")
 	}
 	if c.Journal != "" {
 		return usagef("--journal: a sweep keeps its own in --out DIR")
@@ -80,16 +81,26 @@ func (c *sweepCmd) Run(g *globals) error {
 	defer s.backend.Close()
 	bar := g.progress(len(cells), "sweep")
 	defer bar.done()
+	var done []cell
 	for i, x := range cells {
 		bar.set(i, x.String())
-		row, err := s.row(x)
+		row, ok, err := s.row(x)
 		if err != nil {
 			return fmt.Errorf("%s: %w", x, err)
 		}
-		s.out.Rows = append(s.out.Rows, row)
+		if !ok {
+			g.logf("%s: not in the journal", x)
+			continue
+		}
+		done, s.out.Rows = append(done, x), append(s.out.Rows, row)
+		if c.Out != "" { // a sweep that is cut short leaves the table so far
+			if err := s.out.save(c.Out); err != nil {
+				return err
+			}
+		}
 	}
 	if c.Speed {
-		if err := s.speeds(cells); err != nil {
+		if err := s.speeds(done); err != nil {
 			return err
 		}
 	}

@@ -56,14 +56,21 @@ func (s *sweep) path(kind string, x cell, ext string) string {
 	return filepath.Join(s.cmd.Out, kind, x.file()+ext)
 }
 
-// row takes a cell from the journal or makes it.
-func (s *sweep) row(x cell) (sweepRow, error) {
-	c := s.cmd
-	gr, err := loader.Open(c.Model, c.loadOptions()...)
+// row takes a cell from the journal or makes it; with --done it does not, and says
+// false.
+func (s *sweep) row(x cell) (sweepRow, bool, error) {
+	gr, err := loader.Open(s.cmd.Model, s.cmd.loadOptions()...)
 	if err != nil {
-		return sweepRow{}, err
+		return sweepRow{}, false, err
 	}
 	defer gr.Close()
+	r, ok, err := s.rowOf(x, gr)
+	return r, ok && err == nil, err
+}
+
+func (s *sweep) rowOf(x cell, gr *model.Graph) (sweepRow, bool, error) {
+	c := s.cmd
+	var err error
 	e := journalEntry{Row: sweepRow{Method: x.method(), Level: x.level()}, Recipe: map[string]string{"prune.source_sha256": s.source}}
 	sum := sha256.Sum256([]byte(s.text))
 	e.Eval = map[string]string{"text": hex.EncodeToString(sum[:]), "window": fmt.Sprint(c.Window), "windows": fmt.Sprint(c.Windows), "dtype": c.DType}
@@ -72,10 +79,10 @@ func (s *sweep) row(x cell) (sweepRow, error) {
 	var o prune.Options
 	if x.prunes() {
 		if m, p, o, err = x.plan(c, s.g, gr, s.source); err != nil {
-			return e.Row, err
+			return e.Row, false, err
 		}
 		if e.Recipe, err = prune.Planned(gr, m, p, o); err != nil {
-			return e.Row, err
+			return e.Row, false, err
 		}
 		if x.has("embed8") {
 			e.Recipe[embedKey] = "int8"
@@ -91,31 +98,34 @@ func (s *sweep) row(x cell) (sweepRow, error) {
 				s.g.logf("%s: the model was not kept: done anew", x)
 			default:
 				s.note(old)
-				return old.Row, nil
+				return old.Row, true, nil
 			}
 		}
+	}
+	if c.Done {
+		return e.Row, false, nil
 	}
 	pruned := gr
 	if x.prunes() {
 		var done func()
 		if pruned, done, err = s.pruned(x, gr, m, p, o, &e); err != nil {
-			return e.Row, err
+			return e.Row, false, err
 		}
 		defer done()
 	}
 	e.Row.Bytes = modelBytes(pruned, loader.SaveOptions{DType: sparse.F16})
 	if e.Row.Perplexity, err = s.perplexity(pruned); err != nil {
-		return e.Row, err
+		return e.Row, false, err
 	}
 	s.note(e)
 	s.g.logf("%s: perplexity %.3f; pruned in %.0f s", x, e.Row.Perplexity, e.Row.Seconds)
 	if c.Out != "" {
 		if err := writeJSON(s.path("cells", x, ".json"), e); err != nil {
-			return e.Row, err
+			return e.Row, false, err
 		}
 		os.RemoveAll(s.path("journal", x, "")) // the cell is whole: its blocks are not needed
 	}
-	return e.Row, nil
+	return e.Row, true, nil
 }
 
 func exists(path string) bool {

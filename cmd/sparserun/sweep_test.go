@@ -82,6 +82,11 @@ func TestSweepGoesOn(t *testing.T) {
 	require.Equal(t, "int8", rows[4].(map[string]any)["speed_dtype"])
 	require.NoDirExists(t, filepath.Join(out, "journal", "wanda@2of4"), "a finished cell needs no blocks")
 
+	// With --done nothing new is made.
+	some, errs := run("--done", "--methods", "magnitude", "--levels", "0.5")
+	require.Equal(t, rows, some["rows"])
+	require.Contains(t, errs, "magnitude@0.5: not in the journal")
+
 	// Speeds stay in the journal.
 	later, _ := run()
 	require.Equal(t, rows, later["rows"])
