@@ -41,50 +41,56 @@ def library():
 LIB = None
 
 
-def ggml_entries(w, x, threads, copies_of, Entry):
-    """Entries for every type: a graph with one mul_mat for each copy of the weight."""
+def ggml_entries(w, xs, copies, threads, **_):
+    """Entries by batch for every type: a graph with one mul_mat for each copy of the weight."""
+    from rivals import Entry
     global LIB
     LIB = LIB or library()
     base, cpu = LIB
     rows, cols = w.shape
-    out = []
+    xs = {b: x for b, x in xs.items() if b <= 128}
+    out = {b: [] for b in xs}
     for name, t in TYPES.items():
         if cols % 256 and name == "q4_K":
             continue
-        nb = w.size * {"f32": 4, "f16": 2, "q4_0": 18 / 32, "q8_0": 34 / 32, "q4_K": 144 / 256}[name]
-        calls, first = [], None
-        for _ in range(copies_of(int(nb))):
-            size = int(nb) + x.nbytes + rows * x.shape[0] * 4 + (64 << 20)
+        nb = int(w.size * {"f32": 4, "f16": 2, "q4_0": 18 / 32, "q8_0": 34 / 32, "q4_K": 144 / 256}[name])
+        calls, results, first = {b: [] for b in xs}, {}, None
+        for _ in range(copies(nb)):
+            size = nb + sum(x.nbytes + rows * b * 4 for b, x in xs.items()) + (64 << 20)
             ctx = base.ggml_init(InitParams(size, None, False))
             a = base.ggml_new_tensor_2d(ctx, t, cols, rows)
-            b = base.ggml_new_tensor_2d(ctx, 0, cols, x.shape[0])
             if first is None:
-                if t == 0:
-                    first = np.ascontiguousarray(w).tobytes()
-                elif t == 1:
-                    first = w.astype(np.float16).tobytes()
-                else:
-                    buf = C.create_string_buffer(base.ggml_nbytes(a))
-                    base.ggml_quantize_chunk(t, w.ctypes.data, buf, 0, rows, cols, None)
-                    first = buf.raw
+                first = quantised(base, w, t, base.ggml_nbytes(a))
             C.memmove(base.ggml_get_data(a), first, len(first))
-            C.memmove(base.ggml_get_data(b), x.ctypes.data, x.nbytes)
-            y = base.ggml_mul_mat(ctx, a, b)
-            g = base.ggml_new_graph(ctx)
-            base.ggml_build_forward_expand(g, y)
+            for b, x in xs.items():
+                v = base.ggml_new_tensor_2d(ctx, 0, cols, b)
+                C.memmove(base.ggml_get_data(v), x.ctypes.data, x.nbytes)
+                y = base.ggml_mul_mat(ctx, a, v)
+                g = base.ggml_new_graph(ctx)
+                base.ggml_build_forward_expand(g, y)
 
-            def call(ctx=ctx, g=g):
-                if cpu.ggml_graph_compute_with_ctx(ctx, g, threads) != 0:
-                    raise OSError("ggml_graph_compute failed")
-            calls.append(call)
-        e = Entry("ggml " + name, int(nb), calls)
-        # What was computed, checked once against numpy: a peer that computes nothing is fast.
-        calls[0]()
-        got = np.ctypeslib.as_array(C.cast(base.ggml_get_data(y), C.POINTER(C.c_float)), (x.shape[0], rows))
-        calls[-1]()
-        want = x @ w.T
-        err = np.linalg.norm(got - want) / np.linalg.norm(want)
-        if not err < 0.2:  # 4-bit codes are off by about 0.1
-            raise OSError(f"ggml {name}: result is off by {err:.3g}")
-        out.append(e)
+                def call(ctx=ctx, g=g):
+                    if cpu.ggml_graph_compute_with_ctx(ctx, g, threads) != 0:
+                        raise OSError("ggml_graph_compute failed")
+                calls[b].append(call)
+                results[b] = y
+        for b, x in xs.items():
+            # What was computed, checked once against numpy: a peer that computes nothing is fast.
+            calls[b][-1]()
+            got = np.ctypeslib.as_array(C.cast(base.ggml_get_data(results[b]), C.POINTER(C.c_float)), (b, rows))
+            want = x @ w.T
+            err = np.linalg.norm(got - want) / np.linalg.norm(want)
+            if not err < 0.2:  # 4-bit codes are off by about 0.1
+                raise OSError(f"ggml {name}: result is off by {err:.3g}")
+            out[b].append(Entry("ggml " + name, nb, calls[b]))
     return out
+
+
+def quantised(base, w, t, size):
+    if t == 0:
+        return np.ascontiguousarray(w).tobytes()
+    if t == 1:
+        return w.astype(np.float16).tobytes()
+    buf = C.create_string_buffer(size)
+    base.ggml_quantize_chunk(t, w.ctypes.data, buf, 0, w.shape[0], w.shape[1], None)
+    return buf.raw
