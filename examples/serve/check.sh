@@ -7,9 +7,10 @@ out=bench/out/serve
 mkdir -p $out
 [ -x $venv/bin/python ] || python3 -m venv $venv
 $venv/bin/python -c 'import openai, tritonclient.grpc, tritonclient.http' 2>/dev/null || $venv/bin/pip install -q --disable-pip-version-check -r bench/serve/requirements.txt
-site=$($venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-# The model classes alone are read, so their dependencies are not wanted.
-{ [ -d "$site/kserve" ] && [ -d "$site/kubernetes" ]; } || $venv/bin/pip install -q --disable-pip-version-check --no-deps kserve==0.21.0 kubernetes==36.0.2
+# The model classes alone are read, so their dependencies are not wanted; a folder of their
+# own keeps them out of the environment.
+site=$venv/kubernetes-models
+[ -d $site/kubernetes ] || $venv/bin/pip install -q --disable-pip-version-check --no-deps --target $site kserve==0.21.0 kubernetes==36.0.2
 
 echo "--- Kubernetes manifests, strictly, as k8s.io/api has them"
 (cd examples/serve/kubernetes/check && go test ./...)
