@@ -210,7 +210,7 @@ async def overload():
                 took = time.time() - started
             else:
                 tasks.append(probe)
-        assert refused.status_code == 429 and refused.code == "queue_full" and took < 1, (refused, took)
+        assert refused.status_code == 429 and refused.code == "queue_full" and took < 5, (refused, took)
         assert int(refused.response.headers["retry-after"]) >= 1
         assert int(refused.response.headers["retry-after-ms"]) >= 1
         patient = asyncio.create_task(c.with_options(max_retries=5).completions.create(model=MODEL, prompt=["a"] * 128, max_tokens=1))
