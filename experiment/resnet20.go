@@ -132,7 +132,7 @@ func slimFold(ctx context.Context, file string, d *train.Items, s Slimming, seed
 		}
 	}
 	if o.Score == depgraph.Taylor {
-		if o.Gradients, err = gradients(dense, rest); err != nil {
+		if o.Gradients, err = Gradients(dense, rest); err != nil {
 			return f, err
 		}
 	}
@@ -186,8 +186,8 @@ func slimFold(ctx context.Context, file string, d *train.Items, s Slimming, seed
 	return f, loader.SaveContext(ctx, small, path, loader.SaveOptions{})
 }
 
-// gradients sums those of the loss over a set of images.
-func gradients(n *train.Net, d *train.Items) (map[string][]float32, error) {
+// Gradients sums those of the loss over a set of images, by weight, with batch norms as in inference.
+func Gradients(n *train.Net, d *train.Items) (map[string][]float32, error) {
 	out := map[string][]float32{}
 	var b train.Batch
 	for lo := 0; lo < d.Len(); lo += 100 {
@@ -283,4 +283,27 @@ func ResNet20Table(w io.Writer, rows []Slimmed, folds int) error {
 			col("speed-up", "%.2f", func(r Slimmed) float64 { return r.Latency[i].Speedup() }))
 	}
 	return markdown(w, "seed", func(r Slimmed) string { return fmt.Sprint(r.Seed) }, rows, cols)
+}
+
+// SlimClaims checks runs of ResNet20: 30 % fewer multiply-adds within two points, and faster.
+func SlimClaims(rows []Slimmed) []Claim {
+	if len(rows) == 0 {
+		return nil
+	}
+	cut, points, slowest := 1.0, []float64{}, rows[0].Latency[0]
+	for _, r := range rows {
+		cut = min(cut, 1-float64(r.MACs[1])/float64(r.MACs[0]))
+		points = append(points, 100*(r.Tuned-r.Dense))
+		for _, l := range r.Latency {
+			if l.Speedup() < slowest.Speedup() {
+				slowest = l
+			}
+		}
+	}
+	m, std := meanStd(points)
+	return []Claim{
+		{Text: "structured ResNet-20: at least 30 % fewer FLOPs", Found: fmt.Sprintf("%.1f %%", 100*cut), Holds: cut >= 0.3, Must: true},
+		{Text: fmt.Sprintf("structured ResNet-20: within 2 points of dense (mean of %d seeds)", len(rows)), Found: fmt.Sprintf("%+.2f ± %.2f points", m, std), Holds: m >= -2, Must: true},
+		{Text: "structured ResNet-20: latency lower, measured", Found: fmt.Sprintf("at least %.2f times as fast (batch %d)", slowest.Speedup(), slowest.Batch), Holds: slowest.Speedup() > 1},
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sparserun/sparserun/codebook"
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/sparse"
@@ -47,6 +48,8 @@ type inspectJSON struct {
 	Bits       float64           `json:"bits_per_weight"`
 	Meta       map[string]string `json:"metadata,omitempty"`
 	Tensors    []tensorJSON      `json:"tensors"`
+	// Codebook says how a codebook file's bytes are spent, by matrix.
+	Codebook map[string]codebook.Stats `json:"codebook,omitempty"`
 }
 
 const flow = "file -> loader -> model.Graph -> prune (+ train) -> sparse (pack) -> runtime.Plan -> cpu | cuda Program -> Counters -> cmd / serve"
@@ -91,7 +94,18 @@ func (c *inspectCmd) Run(g *globals) error {
 		s := total.Sparsity()
 		out.Sparsity = &s
 	}
-	return g.print(out, func(w io.Writer) { c.text(w, &out) })
+	if out.Format == "codebook" {
+		if out.Codebook, err = codebookStats(c.Model); err != nil {
+			return err
+		}
+	}
+	return g.print(out, func(w io.Writer) {
+		c.text(w, &out)
+		if out.Codebook != nil {
+			fmt.Fprintln(w)
+			codebookTable(w, out.Codebook)
+		}
+	})
 }
 
 func (c *inspectCmd) text(w io.Writer, out *inspectJSON) {
@@ -125,7 +139,7 @@ func (c *inspectCmd) text(w io.Writer, out *inspectJSON) {
 	t.write(w)
 }
 
-func sortedKeys(m map[string]string) []string {
+func sortedKeys[T any](m map[string]T) []string {
 	var ks []string
 	for k := range m {
 		ks = append(ks, k)

@@ -46,7 +46,7 @@ type cli struct {
 	globals
 	Run         runCmd         `cmd:"" help:"Run a model: generate text, dense beside sparse with --compare."`
 	Prune       pruneCmd       `cmd:"" help:"Prune a model and write it."`
-	Train       trainCmd       `cmd:"" help:"Fine-tune a small language model; what is pruned stays pruned."`
+	Train       trainCmd       `cmd:"" help:"Train a network, or fine-tune one; what is pruned stays pruned."`
 	Eval        evalCmd        `cmd:"" help:"Measure a model's quality."`
 	Sweep       sweepCmd       `cmd:"" help:"Prune a model in many ways and compare quality, size and speed."`
 	Sensitivity sensitivityCmd `cmd:"" help:"Prune every matrix of a network alone and measure what it costs."`

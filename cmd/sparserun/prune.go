@@ -36,12 +36,13 @@ type pruneCmd struct {
 	Heads    float64  `help:"Remove this fraction of every layer's KV heads with their query heads (structured)."`
 	Channels float64  `help:"Remove this fraction of every layer's MLP channels (structured)."`
 	Layers   int      `help:"Remove this many layers (structured)."`
-	Score    string   `enum:"activation,taylor,random" default:"activation" help:"What structured pruning goes by: activation (energy that a part adds), taylor (|sum of weight x gradient|), random (a control)."`
+	Score    string   `enum:"activation,taylor,random,l1,l2,bn-scale,median" default:"activation" help:"What structured pruning goes by: activation (energy that a part adds; of ONNX networks l2), taylor (|sum of weight x gradient|), random (a control); of ONNX networks l1, l2, bn-scale, median (distance to the geometric median) too."`
 	NoRepair bool     `help:"Structured: do not fit what is left."`
 	Memory   string   `name:"max-memory" default:"" help:"Most bytes that calibration may use, e.g. 2GiB (default: half the machine)."`
 	calibFlags
 	gateFlags
 	tuneFlags
+	graphFlags
 	fileFlags
 }
 
@@ -57,7 +58,9 @@ Examples:
   sparserun prune model.gguf -o out.safetensors --channels 0.25 --layers 2 --score taylor --calib text.txt
   sparserun prune model/ -o out/ --sparsity 0.5 --scope global --exclude '*.down_proj.weight'
   sparserun prune lenet5.onnx -o out.onnx --method lamp --sparsity 0.95 --schedule cubic --finetune 8 --distill --mnist mnist/
-  sparserun prune net.onnx -o out.onnx --method sensitivity --sparsity 0.9 --finetune 5 --max-loss 0.005 --mnist mnist/`
+  sparserun prune net.onnx -o out.onnx --method sensitivity --sparsity 0.9 --finetune 5 --max-loss 0.005 --mnist mnist/
+  sparserun prune resnet20.onnx -o out.onnx --structured 0.3 --of flops --round-to 8 --scope global --score median --finetune 20 --distill --augment --cifar cifar.bin.gz --mean .485,.456,.406 --std .229,.224,.225
+  sparserun prune lenet5.onnx -o out.srcb --sparsity 0.93 --schedule cubic --finetune 8 --distill --codebook 5 --mnist mnist/`
 }
 
 type pruneJSON struct {
@@ -96,6 +99,9 @@ func (c *pruneCmd) pattern() (prune.Pattern, error) {
 }
 
 func (c *pruneCmd) Run(g *globals) error {
+	if c.ofGraph() {
+		return c.pruneGraph(g)
+	}
 	p, err := c.pattern()
 	if err != nil {
 		return err
