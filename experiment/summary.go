@@ -121,7 +121,7 @@ func HanTable(rows []HanRow) Table {
 	t := Table{Title: "Han et al. 2015: LeNets with fewer parameters", Head: []string{"network", "variant", "seeds", "dense error %", "error %", "rise, points", "fewer parameters", "fewer bytes", "kept by matrix %"},
 		Notes: []string{FootprintRule,
 			"Errors are of the 10,000 test images; what is chosen (the best of the evaluations) is chosen on 5,000 held-back training images. The paper: LeNet-300-100 1.64 -> 1.59 % at 12x (fc1 8, fc2 9, fc3 26 % kept), LeNet-5 0.80 -> 0.77 % at 12x (conv1 66, conv2 12, fc1 8, fc2 19 %).",
-			"Distilled: the loss is 0.3 cross-entropy and 0.7 divergence from the dense network's answers at temperature 4, which the paper did not use; the control in the first line of LeNet-300-100 gives the dense network the same training on. Shorter than the paper, which trained in Caffe for as long as it took."}}
+			"Distilled: the loss is 0.3 cross-entropy and 0.7 divergence from the dense network's answers at temperature 4, which the paper did not use; the control in the first line of LeNet-300-100 gives the dense network the same training on. Spliced: dynamic network surgery while sparsity rises. Of LeNet-5, 50x goes on from the 12x network and 100x from the 50x one. Shortened: 12 epochs for LeNet-300-100 and 5, 3, 4, 3 for LeNet-5; the paper does not say how long it trained."}}
 	for _, r := range rows {
 		var kept []string
 		for _, l := range r.Layers {
@@ -256,7 +256,7 @@ func firstWords(kind string) string {
 func LotteryTable(p Lottery, rows []LotteryRow) Table {
 	t := Table{Title: "The lottery ticket, LeNet-300-100", Head: []string{"kept %", "run", "seeds", "early stop, step", "accuracy there %", "accuracy at the end %"},
 		Notes: []string{fmt.Sprintf("Adam at 1.2e-3, batches of 60, Glorot normal weights, pixels of mean 0.1307 and deviation 0.3081; a fifth of each hidden layer's survivors and a tenth of the output's go in a round. Early stop: the step, of multiples of %d, with the smallest loss on 5,000 held-back images; accuracies are of the test images. Runs have %d steps (the paper: 50,000), rounds between the measured ones %d.", p.Every, p.Steps, p.Short),
-			"Random re-init: the ticket's masks with new weights. Random mask: the ticket's initial weights, as many in each layer but anywhere. Rewound: back to step k of the dense run; its steps count from there on."}}
+			"Random re-init: the ticket's masks with new weights. Random mask: the ticket's initial weights, as many in each layer but anywhere. Rewound: back to step k of the dense run; its steps count from there on. Where early stop lies within a tenth of the end the run was too short to tell, and the step is a lower bound."}}
 	for _, r := range rows {
 		t.Rows = append(t.Rows, []string{fmt.Sprintf("%.1f", 100*r.Kept), r.Kind, strconv.Itoa(r.Stop.N), r.Stop.text(1, 0), r.AtStop.text(100, 2), r.AtEnd.text(100, 2)})
 	}
