@@ -25,6 +25,7 @@ ap.add_argument("--rounds", type=int, default=5)
 ap.add_argument("--ms", type=float, default=10, help="least time of a round of one entry")
 ap.add_argument("--cold", type=int, default=128, help="MiB of weights per entry")
 ap.add_argument("--only", default="", help="regular expression on entries")
+ap.add_argument("--skip", default="", help="peers to leave out, comma separated")
 ap.add_argument("--json", default="", help="file to write")
 args = ap.parse_args()
 warnings.simplefilter("ignore")
@@ -73,7 +74,8 @@ def measure(threads):
     from ggml import ggml_entries
     ours = rivals.Piped(args.kernelbench)
     peers = {"numpy": rivals.numpy_entries, "scipy": rivals.scipy_entries, "onnxruntime": rivals.ort_entries, "torch": rivals.torch_entries,
-             "ggml": ggml_entries, "deepsparse": rivals.deepsparse_entries}
+             "ggml": ggml_entries}
+    peers = {k: f for k, f in peers.items() if k not in args.skip.split(",")}
     rows_out, missing, rng, isa = [], {}, np.random.default_rng(1), "?"
     batches = [int(b) for b in args.batch.split(",")]
     for shape in args.shapes.split(","):
@@ -98,6 +100,11 @@ def measure(threads):
             for _ in range(rounds):
                 for e in es[b]:
                     e.ns.append(e.time(args.ms))
+            if "deepsparse" not in args.skip.split(",") and b == 128:
+                try:
+                    es[b] += rivals.deepsparse_rounds(w, xs[b], threads, rounds, args.ms, rng, ROOT)
+                except (ImportError, OSError) as e:
+                    missing["deepsparse"] = str(e)
             for e in es[b]:
                 if e.ns:
                     rows_out.append(dict(rows=r, cols=c, batch=b, threads=threads, entry=e.name, ns=float(np.median(e.ns)), best_ns=float(np.min(e.ns)), bytes=e.bytes))
@@ -119,7 +126,7 @@ def main():
     for t in threads:  # a process each
         with tempfile.NamedTemporaryFile(suffix=".json") as f:
             subprocess.run([sys.executable, __file__, "--kernelbench", args.kernelbench, "--shapes", args.shapes, "--batch", args.batch, "--threads", str(t),
-                            "--rounds", str(args.rounds), "--ms", str(args.ms), "--cold", str(args.cold), "--only", args.only, "--json", f.name], check=True, stdout=subprocess.DEVNULL)
+                            "--rounds", str(args.rounds), "--ms", str(args.ms), "--cold", str(args.cold), "--only", args.only, "--skip", args.skip, "--json", f.name], check=True, stdout=subprocess.DEVNULL)
             part = json.load(open(f.name))
         rows, isa = rows + part["rows"], part["isa"]
         missing.update(part["missing"])
