@@ -16,8 +16,8 @@ root=$PWD out=$PWD/bench/out/quiet short=${1:-}
 mkdir -p "$out"
 data=${SPARSERUN_DATA:-../shared/data}
 run=${RUN-$(chrt -f 10 true 2>/dev/null && echo chrt -f 10)}
-kernels=(--shapes 4096x4096,11008x4096,2048x2048,768x3072 --batch 1,128,512 --threads 1,2 --rounds 5)
-rounds=3 sweep=(--shapes 4096x4096 --dtypes f32,f16,int8,int4 --batch 1,8,128 --rounds 5 --cold 96)
+kernels=(--shapes 4096x4096,11008x4096,2048x2048,768x3072 --batch 1,128,512 --threads 1,2 --rounds 5 --cold 96 --ms 8)
+rounds=3 sweep=(--shapes 4096x4096 --dtypes f32,f16,int8 --batch 1,128 --rounds 5 --cold 96)
 if [ "$short" = --short ]; then
 	kernels=(--shapes 768x3072 --batch 1,128 --threads 1 --rounds 1 --cold 16 --ms 2)
 	rounds=1 sweep=(--shapes 768x3072 --dtypes f16,int8 --batch 1 --rounds 1 --cold 16)
@@ -38,6 +38,6 @@ CGO_ENABLED=0 go build -o bench/out/onnxbench ./bench/onnx
 part kernels bench/peers/run.sh "${kernels[@]}" --json "$out/kernels.json"
 part models bench/peers/models.sh --rounds $rounds --out "$out/models.json"
 part onnx "${ONNX_PYTHON:-.venv-peers/bin/python}" bench/onnx/compare.py bench/out/onnxbench "$data" $rounds
-for t in 1 2; do part sweep-$t ./sparserun bench -t $t "${sweep[@]}" --out "$out/sweep-$t"; done
+part sweep ./sparserun bench -t 1 "${sweep[@]}" --out "$out/sweep"
 uptime >>"$out/machine.txt"
 cat "$out/machine.txt" >&2

@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"math"
-
-	"github.com/sparserun/sparserun/sparse"
-)
+import "github.com/sparserun/sparserun/sparse"
 
 // Noise is a random weight for measurements: a share density of nonzeros in
 // [-0.5, 0.5), or two of every four columns.
@@ -53,5 +49,5 @@ func noise(n uint64) float64 {
 	z := (n + 1) * 0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return math.Ldexp(float64((z^z>>31)>>11), -53)
+	return float64((z^z>>31)>>11) * 0x1p-53
 }
