@@ -49,10 +49,26 @@ func (p *Plan) Small() (*model.Graph, error) {
 		}
 		b.g.Nodes = append(b.g.Nodes, &c)
 	}
+	b.drop()
 	if err := b.g.Check(); err != nil {
 		return nil, fmt.Errorf("depgraph: %w", err)
 	}
 	return b.g, nil
+}
+
+// drop forgets constants that were replaced for all their readers.
+func (b *build) drop() {
+	read := map[model.ValueID]bool{}
+	for _, n := range b.g.Nodes {
+		for _, v := range n.In {
+			read[v] = true
+		}
+	}
+	for v := range b.g.Constants {
+		if !read[v] && !slices.Contains(b.g.Outputs, v) {
+			delete(b.g.Constants, v)
+		}
+	}
 }
 
 // clone is a graph's frame, without nodes, weights and constants.
