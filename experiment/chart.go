@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"gonum.org/v1/plot"
@@ -20,7 +21,7 @@ type Line struct {
 func Chart(path, title, x, y string, lines []Line) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = emptiest(lines)
 	var args []any
 	for _, l := range lines {
 		if len(l.X) == 0 {
@@ -39,6 +40,32 @@ func Chart(path, title, x, y string, lines []Line) error {
 		return fmt.Errorf("experiment: %s: %w", path, err)
 	}
 	return nil
+}
+
+// emptiest is the corner of a chart with the fewest points, for the legend.
+func emptiest(lines []Line) (top, left bool) {
+	x0, x1, y0, y1 := math.Inf(1), math.Inf(-1), math.Inf(1), math.Inf(-1)
+	for _, l := range lines {
+		for i := range l.X {
+			x0, x1, y0, y1 = min(x0, l.X[i]), max(x1, l.X[i]), min(y0, l.Y[i]), max(y1, l.Y[i])
+		}
+	}
+	least := -1
+	for _, c := range [][2]bool{{false, false}, {false, true}, {true, false}, {true, true}} {
+		n := 0
+		for _, l := range lines {
+			for i := range l.X {
+				x, y := (l.X[i]-x0)/max(x1-x0, 1e-30), (l.Y[i]-y0)/max(y1-y0, 1e-30)
+				if (y > 0.5) == c[0] && (x < 0.45) == c[1] {
+					n++
+				}
+			}
+		}
+		if least < 0 || n < least {
+			least, top, left = n, c[0], c[1]
+		}
+	}
+	return top, left
 }
 
 // LotteryLines are the mean accuracy on the held-back images by step, a line for each kind and size.

@@ -292,6 +292,17 @@ func TestClaims(t *testing.T) {
 	require.False(t, claims[2].Holds, "random was better")
 }
 
+// TestChartCorner: the legend stands where the curves are not.
+func TestChartCorner(t *testing.T) {
+	for _, c := range []struct {
+		y         []float64
+		top, left bool
+	}{{[]float64{0, 8, 9, 10}, false, false}, {[]float64{10, 10, 9, 0}, false, true}, {[]float64{0, 0, 1, 10}, true, true}, {[]float64{10, 1, 0, 0}, true, false}} {
+		top, left := emptiest([]Line{{"", []float64{0, 1, 2, 3}, c.y}})
+		require.Equal(t, [2]bool{c.top, c.left}, [2]bool{top, left}, "%v", c.y)
+	}
+}
+
 // TestWork: the first error stops the other tasks, and is the one that is returned.
 func TestWork(t *testing.T) {
 	l := &Lab{Jobs: 2}
