@@ -81,8 +81,9 @@ func (s *sweep) speed(x cell, row *sweepRow) (prefill, decode float64, err error
 	return cnt.TokensPerSecond(runtime.Prefill), cnt.TokensPerSecond(runtime.Decode), nil
 }
 
-// quantisation is the type of the Linear layers, where the file has quantised
-// ones by itself (a GGUF's own codes are unpacked before they run).
+// quantisation is the type and group of the Linear layers, where the file has
+// symmetric codes of its own, which run as they are (a GGUF's codes and those with
+// zero points are rounded anew).
 func quantisation(gr *model.Graph) (sparse.DType, int, bool) {
 	for _, n := range gr.Linears() {
 		m, err := sparse.Load(n.Weight.Data)
@@ -90,7 +91,7 @@ func quantisation(gr *model.Graph) (sparse.DType, int, bool) {
 			return 0, 0, false
 		}
 		q := sparse.QuantOf(m)
-		if t := m.DType(); q != nil && (t == sparse.Int8 || t == sparse.Int4) {
+		if t := m.DType(); q != nil && q.Zeros == nil && (t == sparse.Int8 || t == sparse.Int4) {
 			return t, q.Group, true
 		}
 		return 0, 0, false

@@ -227,14 +227,26 @@ func firstDifference(a, b sparse.Matrix) (string, error) {
 	return found, err
 }
 
-// outputs runs a few tokens dense and sparse.
+// outputs runs a few tokens dense and sparse, in the type that is asked for and,
+// where the file is quantised, in its own too.
 func (c *verifyCmd) outputs(g *globals, gr *model.Graph, add func(string, bool, string, ...any)) error {
 	b, err := c.backend(g)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	return c.sameOutputs(g, b, gr, add)
+	engines := []engine{c.engine}
+	if t, group, ok := quantisation(gr); ok && t.String() != c.DType {
+		e := c.engine
+		e.DType, e.Group = t.String(), group
+		engines = append(engines, e)
+	}
+	for _, e := range engines {
+		if err := e.sameOutputs(g, b, gr, add); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *engine) sameOutputs(g *globals, b runtime.Backend, gr *model.Graph, add func(string, bool, string, ...any)) error {
