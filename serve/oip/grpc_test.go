@@ -213,7 +213,7 @@ func TestGRPCCancel(t *testing.T) {
 	defer cancel()
 	_, err = c.ModelInfer(ctx, long())
 	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	require.Eventually(t, func() bool { s := m.LM.Stats(); return s.Running == 0 && s.Waiting == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { s := m.LM.Stats(); return s.Running == 0 && s.Waiting == 0 }, time.Minute, time.Millisecond)
 
 	r := long()
 	r.Parameters["timeout"] = &inference.InferParameter{ParameterChoice: &inference.InferParameter_Int64Param{Int64Param: 5000}} // microseconds

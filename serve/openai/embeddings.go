@@ -1,6 +1,7 @@
 package openai
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
@@ -98,7 +99,13 @@ func (h *handler) embeddings(w http.ResponseWriter, r *http.Request) error {
 		list.Usage.Prompt += len(tokens)
 	}
 	list.Usage.Total = list.Usage.Prompt
-	vectors, err := m.LM.Embed(r.Context(), ids, e.pooling)
+	ctx := r.Context()
+	if h.o.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.o.Timeout)
+		defer cancel()
+	}
+	vectors, err := m.LM.Embed(ctx, ids, e.pooling)
 	if err != nil {
 		return err
 	}

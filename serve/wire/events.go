@@ -30,10 +30,13 @@ func NewEvents(w http.ResponseWriter, stall time.Duration) *Events {
 // Started reports whether anything was sent.
 func (e *Events) Started() bool { return e.started }
 
-// Data adds an event with v as JSON. It is sent by Flush.
+// Data adds an event with v as JSON. It is sent by Flush; after an error nothing was
+// added.
 func (e *Events) Data(v any) error {
+	n := e.buf.Len()
 	e.buf.WriteString("data: ")
 	if err := Encode(&e.buf, v); err != nil { // ends in a newline
+		e.buf.Truncate(n)
 		return err
 	}
 	e.buf.WriteByte('\n')
