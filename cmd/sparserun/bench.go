@@ -53,7 +53,7 @@ type benchRow struct {
 	Threads     int     `json:"threads"`
 	NS          int64   `json:"ns"`
 	BestNS      int64   `json:"best_ns"`
-	Bytes       int64   `json:"bytes"` // of the weight
+	Bytes       int64   `json:"bytes"` // of the weight that a product reads
 	GBps        float64 `json:"gb_per_s"`
 	GFLOPps     float64 `json:"gflop_per_s"` // useful ones: zeros do not count
 	DenseNS     int64   `json:"dense_ns"`    // fastest dense of the same or a more exact type

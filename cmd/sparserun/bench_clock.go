@@ -83,7 +83,7 @@ func (t *cpuClock) time(ctx context.Context, rows []*benchRow, rounds int) error
 			return err
 		}
 		l.Run(x) // touches the memory of its results
-		r.Bytes = l.Bytes().Total()
+		r.Bytes = l.Reads(r.Batch)
 	}
 	for range rounds {
 		for i, r := range rows {

@@ -71,6 +71,20 @@ func (l *Linear) Copies() int { return len(l.copies) }
 // Bytes is the packed size of the weight.
 func (l *Linear) Bytes() sparse.Bytes { return l.copies[0].bytes() }
 
+// Reads is the bytes of the weight that a product with n rows of activations reads:
+// CSR has a second form for batches.
+func (l *Linear) Reads(n int) int64 {
+	total := l.Bytes().Total()
+	if c, ok := l.copies[0].(*csrTiled); ok && c.lists != nil {
+		if lists := c.lists.bytes().Total(); n > csrFew {
+			total = lists
+		} else {
+			total -= lists
+		}
+	}
+	return total
+}
+
 // Run multiplies x, row-major with as many columns as the weight, and returns
 // the product, which the next Run overwrites. Making the form of x that the
 // kernel reads is part of it.
