@@ -21,7 +21,7 @@ test: $(MODEL) ## run all tests (also SPARSERUN_ISA=portable|avx2|avx512)
 	$(GO) test -timeout 20m ./...
 
 race: ## the concurrent packages under the race detector
-	$(GO) test -race -short -timeout 20m ./sparse ./tokenizer ./runtime
+	$(GO) test -race -short -timeout 20m ./sparse ./tokenizer ./runtime ./serve/...
 	$(GO) test -race -short -timeout 20m -run 'Pool|Inputs|Alloc' ./runtime/cpu
 
 fuzz: ## a short run of every fuzz target (FUZZTIME=10s each)
