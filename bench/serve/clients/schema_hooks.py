@@ -20,6 +20,9 @@ def map_body(ctx, body):
         for key in ("max_tokens", "max_completion_tokens"):
             if isinstance(body.get(key), int) and body[key] > 4:
                 body[key] = 4
+        # A microsecond is too short for anything: 503, and rightly.
+        if type(body.get("timeout")) is int and 0 < body["timeout"] < 10**8:
+            body["timeout"] = 10**8
         if isinstance(body.get("n"), int) and body["n"] > 2:
             body["n"] = 2
         body.pop("timeout", None)  # some microseconds are kept to: 503, as they should be
