@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/tokenizer"
@@ -37,7 +38,11 @@ type runCmd struct {
 	Text     string `help:"With --compare: also print perplexity on this text file." placeholder:"FILE"`
 	Window   int    `default:"512" help:"With --text: tokens of a window."`
 	Windows  int    `default:"4" help:"With --text: number of windows."`
-	Explain  bool   `help:"Print for every layer which layout ran and why."`
+	Input    string `help:"Networks: the input, .npy, .json or raw float32; else noise of --seed." placeholder:"FILE"`
+	Batch    int    `default:"1" help:"Networks: rows of the noise."`
+	Shape    []int  `help:"Networks: shape of the input, where the file leaves it open (1,3,224,224)." placeholder:"N,..."`
+
+	Explain bool `help:"Print for every layer which layout ran and why."`
 }
 
 // Help is shown by --help below the flags' head.
@@ -46,7 +51,8 @@ func (*runCmd) Help() string {
   sparserun run model.gguf -p "The capital of France is" -n 32
   sparserun run pruned.safetensors --chat -p "Name three rivers." --temperature 0.7 --seed 1
   sparserun run pruned.safetensors --compare --baseline model.gguf --text notes.txt
-  sparserun run pruned.safetensors --sparse off --dtype int8 --json`
+  sparserun run pruned.safetensors --sparse off --dtype int8 --json
+  sparserun run pruned.onnx --input image.npy --dtype f32 --compare --batch 16`
 }
 
 // sideJSON is one execution of one model.
@@ -95,8 +101,8 @@ func (c *runCmd) sampling() runtime.Sampling {
 }
 
 func (c *runCmd) Run(g *globals) error {
-	if c.Tokens < 1 || c.Rounds < 1 || c.Prefill < 1 {
-		return usagef("-n, --rounds and --prefill must be at least 1")
+	if c.Tokens < 1 || c.Rounds < 1 || c.Prefill < 1 || c.Batch < 1 {
+		return usagef("-n, --rounds, --prefill and --batch must be at least 1")
 	}
 	s := c.sampling()
 	if err := s.Check(); err != nil {
@@ -114,6 +120,18 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	defer b.Close()
+	gr, err := loader.Open(c.Model, c.loadOptions()...)
+	if err != nil {
+		return err
+	}
+	if gr.Config == nil {
+		defer gr.Close()
+		return c.network(g, b, gr)
+	}
+	gr.Close() // each contender opens the model by itself, for its own memory and start
+	if c.Input != "" || len(c.Shape) > 0 {
+		return usagef("--input and --shape are for networks; a language model takes -p")
+	}
 	if c.Compare || c.Baseline != "" {
 		return c.compare(g, b)
 	}
