@@ -29,6 +29,7 @@ CGO_ENABLED=0 go build -trimpath -o $out/sparserun ./cmd/sparserun
 
 # A chat model, a tiny one, its 2:4 twin (nm24 is asked for: dense is faster for a model
 # this small, and then there is nothing to compare), and networks with known answers.
+# The context is small so that all KV pages are touched before memory is watched.
 chat=${SPARSERUN_MODELS:-models}/SmolLM2-135M-Instruct.Q4_1.gguf
 tiny=${SPARSERUN_DATA:-../shared/data}/stories260K
 for f in "$chat" "$tiny"; do [ -e "$f" ] || { echo "serve-check: $f is not there (make models; SPARSERUN_DATA)"; exit 1; }; done
@@ -36,7 +37,7 @@ $out/sparserun prune "$tiny" -o $out/pruned.safetensors --pattern 2:4 --method m
 go run ./bench/serve/models $out/models
 cat >$out/config.json <<END
 {"addr": "127.0.0.1:0", "grpc-addr": "127.0.0.1:0", "admin-addr": "127.0.0.1:0", "dtype": "int8", "shadow-dense": 0.05, "models": [
-  {"name": "chat", "path": "$chat"}, {"name": "lm", "path": "$tiny"}, {"name": "pruned", "path": "$out/pruned.safetensors", "sparse": "nm24"},
+  {"name": "chat", "path": "$chat", "context": 1024}, {"name": "lm", "path": "$tiny"}, {"name": "pruned", "path": "$out/pruned.safetensors", "sparse": "nm24"},
   {"name": "affine", "path": "$out/models/affine.onnx", "dtype": "f32"}, {"name": "echo", "path": "$out/models/echo.onnx", "dtype": "f32"}]}
 END
 

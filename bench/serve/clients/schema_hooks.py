@@ -20,12 +20,8 @@ def map_body(ctx, body):
         for key in ("max_tokens", "max_completion_tokens"):
             if isinstance(body.get(key), int) and body[key] > 4:
                 body[key] = 4
-        # A microsecond is too short for anything: 503, and rightly.
-        if type(body.get("timeout")) is int and 0 < body["timeout"] < 10**8:
-            body["timeout"] = 10**8
         if isinstance(body.get("n"), int) and body["n"] > 2:
             body["n"] = 2
-        body.pop("timeout", None)  # some microseconds are kept to: 503, as they should be
     return body
 
 
@@ -37,3 +33,11 @@ def map_path_parameters(ctx, path_parameters):
         if "version" in path_parameters:
             path_parameters["version"] = "1"
     return path_parameters
+
+
+@schemathesis.hook
+def before_call(ctx, case, kwargs):
+    """Some microseconds are kept to: 503, as they should be. Here, as the coverage phase passes no other hook."""
+    t = case.body.get("timeout") if isinstance(case.body, dict) else None
+    if type(t) is int and 0 < t < 10**8:
+        case.body["timeout"] = 10**8
