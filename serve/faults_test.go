@@ -307,8 +307,7 @@ func TestPanics(t *testing.T) {
 			io.WriteString(w, "data: {}\n\n")
 			w.(http.Flusher).Flush()
 		}
-		var m map[string]int
-		m["x"] = 1
+		panic("a bug of a handler")
 	}), true)
 	h.public.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/panic" {

@@ -85,16 +85,17 @@ func (s *sweep) speed(x cell, row *sweepRow) (prefill, decode float64, err error
 // symmetric codes of its own, which run as they are (a GGUF's codes and those with
 // zero points are rounded anew).
 func quantisation(gr *model.Graph) (sparse.DType, int, bool) {
-	for _, n := range gr.Linears() {
-		m, err := sparse.Load(n.Weight.Data)
-		if err != nil {
-			return 0, 0, false
-		}
-		q := sparse.QuantOf(m)
-		if t := m.DType(); q != nil && q.Zeros == nil && (t == sparse.Int8 || t == sparse.Int4) {
-			return t, q.Group, true
-		}
+	linears := gr.Linears()
+	if len(linears) == 0 {
 		return 0, 0, false
+	}
+	m, err := sparse.Load(linears[0].Weight.Data) // all are stored alike
+	if err != nil {
+		return 0, 0, false
+	}
+	q := sparse.QuantOf(m)
+	if t := m.DType(); q != nil && q.Zeros == nil && (t == sparse.Int8 || t == sparse.Int4) {
+		return t, q.Group, true
 	}
 	return 0, 0, false
 }

@@ -114,8 +114,6 @@ func (c *prefixCache) idle() int {
 	return n
 }
 
-func (c *prefixCache) len() int { return len(c.by) }
-
 // clear gives all pages back.
 func (c *prefixCache) clear() {
 	for at := c.old.Back(); at != nil; at = c.old.Back() {
