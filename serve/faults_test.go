@@ -324,7 +324,7 @@ func TestPanics(t *testing.T) {
 	_, err = io.ReadAll(resp.Body)
 	resp.Body.Close()
 	require.Error(t, err, "an answer that broke off must not look whole")
-	require.Contains(t, h.log.String(), "assignment to entry in nil map")
+	require.Contains(t, h.log.String(), "a bug of a handler")
 	_, body, _ = h.get("/metrics")
 	require.Contains(t, body, "sparserun_panics_total 2")
 	require.Less(t, h.latency(3), time.Second)

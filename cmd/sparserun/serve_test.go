@@ -162,8 +162,10 @@ func TestServeDrainDeadline(t *testing.T) {
 	require.Zero(t, s.wait(20*time.Second), "%s", s.log)
 	whole, told, broken := 0, 0, 0
 	for _, o := range outcomes {
-		require.NoError(t, o.err)
 		switch {
+		case o.status == 0: // its request was not read before the listener closed
+		case o.err != nil:
+			t.Errorf("an answer broke off: %+v", o)
 		case o.status == http.StatusOK && o.finish && o.done && o.fault == "":
 			whole++
 		case o.status == http.StatusOK && o.fault != "" && o.done:
