@@ -13,17 +13,21 @@
 //   - sparse: the forms of a weight matrix - dense, 2:4, bitmask, CSR - and packing.
 //     A leaf: it knows nothing of networks.
 //   - linalg: float32 matrix and row kernels with SIMD. A leaf.
-//   - prune: scores, patterns, calibration, reports.
+//   - prune: scores, patterns, calibration, schedules, reports. prune/depgraph removes
+//     neurons, channels, heads and blocks from any graph.
+//   - codebook: shared weights with Huffman codes (Deep Compression), as a file.
 //   - train: forward and backward under a mask.
+//   - experiment: published tables, run again: Han 2015, Deep Compression, the Lottery Ticket.
 //   - tensorop: ONNX's ops on typed tensors, portable; shape inference.
 //   - dataset: MNIST, CIFAR, folders of photographs; accuracy of a classifier.
 //   - runtime: Plan, the choice of a form per layer, Session, generation, Counters,
 //     and the seam to backends. runtime/cpu is the CPU backend, cuda the GPU one,
 //     runtime/backendtest what both must pass.
+//   - serve: the server. serve/engine batches requests, serve/registry holds models by
+//     name, serve/openai and serve/oip speak the protocols, serve/openapi describes them.
+//   - strictjson: JSON that nobody vouches for. A leaf.
 //   - cmd/sparserun: the command line, one file per verb.
 //   - testenv: where tests find data and models that are not in the repository.
-//
-// serve, the last room of the line above, is not built yet.
 //
 // # Caveats
 //
