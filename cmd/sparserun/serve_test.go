@@ -103,6 +103,27 @@ func (s *server) ask(c *http.Client, tokens int) (o outcome) {
 	return o
 }
 
+// busy waits until so many requests wait behind those at work.
+func (s *server) busy(waiting int) {
+	s.t.Helper()
+	var last string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		resp, err := http.Get(s.url + "/api/stats")
+		require.NoError(s.t, err)
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		require.NoError(s.t, err)
+		var st struct {
+			Models []struct{ Running, Waiting int }
+		}
+		require.NoError(s.t, json.Unmarshal(b, &st))
+		if last = fmt.Sprint(st.Models); st.Models[0].Waiting >= waiting && st.Models[0].Running > 0 {
+			return
+		}
+	}
+	s.t.Fatalf("never %d waiting: %s", waiting, last)
+}
+
 // TestServeSIGTERM stops a server under load: what it accepted is answered in full, and
 // it exits with 0.
 func TestServeSIGTERM(t *testing.T) {
@@ -156,7 +177,7 @@ func TestServeDrainDeadline(t *testing.T) {
 	for i := range outcomes {
 		wg.Go(func() { outcomes[i] = s.ask(http.DefaultClient, 450) })
 	}
-	time.Sleep(300 * time.Millisecond)
+	s.busy(20)
 	s.signal(syscall.SIGTERM)
 	wg.Wait()
 	require.Zero(t, s.wait(20*time.Second), "%s", s.log)
