@@ -79,7 +79,7 @@ func TestJSONAlwaysParses(t *testing.T) {
 		}
 		var favour []int32
 		for id, b := range v.bytes {
-			if strings.ContainsAny(string(b), `{}[]":,`) || len(b) == 1 && (strings.IndexByte("0123456789tfn\\u", b[0]) >= 0 || b[0] == 0xe2 || b[0] == 0xf0) {
+			if strings.ContainsAny(string(b), `{}[]":,`) || len(b) == 1 && (strings.IndexByte("0123456789tfn\\u", b[0]) >= 0 || b[0] >= 0x80) {
 				favour = append(favour, int32(id))
 			}
 		}
