@@ -67,7 +67,7 @@ func (c *runCmd) compare(g *globals, b runtime.Backend) error {
 	out := runJSON{Energy: "not measured"}
 	for _, x := range sides {
 		x.side.Prefill, x.side.Decode = median(x.prefill), median(x.decode)
-		x.side.latency(&x.between)
+		x.side.Latency = quantiles(&x.between)
 		if x.metered != "" {
 			x.side.EnergyJ = &x.joules
 			out.Energy = x.metered + ", joules of the timed rounds"

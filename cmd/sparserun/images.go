@@ -8,16 +8,25 @@ import (
 	"github.com/sparserun/sparserun/runtime"
 )
 
-// imageFlags choose labelled images and how their pixels become inputs.
-type imageFlags struct {
-	Mnist      string    `help:"Folder with MNIST's test files (idx, gzipped or not)." placeholder:"DIR"`
-	Cifar      string    `help:"File of CIFAR-10 records (gzipped or not)." placeholder:"FILE"`
-	Count      int       `default:"0" help:"Take the first K images (default: all)."`
-	Batch      int       `default:"64" help:"Images of a step."`
+// pixelFlags say how pixels become inputs.
+type pixelFlags struct {
 	PixelScale float32   `default:"255" help:"Pixels of 0..255 are divided by this."`
 	Mean       []float32 `help:"Subtracted per channel after scaling."`
 	Std        []float32 `help:"Divided by per channel."`
-	BGR        bool      `name:"bgr" help:"Planes in BGR order."`
+}
+
+func (f *pixelFlags) prepare() dataset.Prepare {
+	return dataset.Prepare{Scale: f.PixelScale, Mean: f.Mean, Std: f.Std}
+}
+
+// imageFlags choose labelled images and how their pixels become inputs.
+type imageFlags struct {
+	Mnist string `help:"Folder with MNIST's test files (idx, gzipped or not)." placeholder:"DIR"`
+	Cifar string `help:"File of CIFAR-10 records (gzipped or not)." placeholder:"FILE"`
+	Count int    `default:"0" help:"Take the first K images (default: all)."`
+	Batch int    `default:"64" help:"Images of a step."`
+	pixelFlags
+	BGR bool `name:"bgr" help:"Planes in BGR order."`
 }
 
 func (f *imageFlags) given() int {
@@ -65,8 +74,10 @@ func (c *evalCmd) images(g *globals) error {
 		return err
 	}
 	defer s.Close()
+	prepare := c.prepare()
+	prepare.BGR = c.BGR
 	bar := g.progress(d.Len(), "accuracy")
-	a, err := dataset.Evaluate(g.ctx, s, d, dataset.Prepare{Scale: c.PixelScale, Mean: c.Mean, Std: c.Std, BGR: c.BGR}, c.Batch, func(done, _ int) { bar.set(done, "") })
+	a, err := dataset.Evaluate(g.ctx, s, d, prepare, c.Batch, func(done, _ int) { bar.set(done, "") })
 	bar.done()
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Model, err)

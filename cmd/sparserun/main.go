@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	goruntime "runtime"
 	"strings"
 	"syscall"
 
@@ -111,6 +112,14 @@ func realMain(args []string, stdout, stderr io.Writer) (code int) {
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// threads is --threads, or one for each core.
+func (g *globals) threads() int {
+	if g.Threads > 0 {
+		return g.Threads
+	}
+	return goruntime.GOMAXPROCS(0)
+}
 
 // print writes v as JSON with --json, else calls text.
 func (g *globals) print(v any, text func(w io.Writer)) error {

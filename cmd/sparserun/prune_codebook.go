@@ -61,7 +61,7 @@ func (c *pruneCmd) compress(g *globals) error {
 	if on == nil {
 		on = data.held
 	}
-	pool := linalg.NewPool(threadsOf(g))
+	pool := linalg.NewPool(g.threads())
 	measure := func(gr *model.Graph) (float64, error) {
 		n, err := train.New(gr, pool)
 		if err != nil {
@@ -138,13 +138,7 @@ func (c *pruneCmd) pruneFirst(g *globals, gr *model.Graph, d labelled, pool *lin
 		if err != nil {
 			return err
 		}
-		bar := g.progress(1000, "pruning")
-		t.Progress = func(p prune.TuneProgress) {
-			bar.set(1000*p.Step/max(1, p.Steps), fmt.Sprintf("sparsity %.3f, loss %.3f", p.Sparsity, p.Loss))
-		}
-		rep, out.Tune, err = prune.Tune(g.ctx, gr, t, o)
-		bar.done()
-		if err != nil {
+		if rep, out.Tune, err = tune(g, gr, t, o); err != nil {
 			return err
 		}
 	} else if _, rep, err = c.prune(g, gr, p, o); err != nil {
@@ -175,7 +169,7 @@ func (c *pruneCmd) shareValues(g *globals, gr *model.Graph, d labelled, pool *li
 	}
 	if c.Share > 0 {
 		o := train.Options{Steps: int(math.Ceil(c.Share * float64((d.train.Len()+c.Batch-1)/max(1, c.Batch)))), Batch: c.Batch, Rate: c.Rate / 5, Optimiser: train.Adam{}, Schedule: train.Cosine(0.01), Seed: c.Seed}
-		if _, err := c.fit(g, n, d.train, o, "sharing"); err != nil {
+		if _, err := fit(g, n, d.train, o, "sharing"); err != nil {
 			return err
 		}
 	}
@@ -183,28 +177,16 @@ func (c *pruneCmd) shareValues(g *globals, gr *model.Graph, d labelled, pool *li
 }
 
 // fit is train.Fit with a progress bar.
-func (c *pruneCmd) fit(g *globals, n *train.Net, d train.Data, o train.Options, what string) (train.Report, error) {
-	return fitWith(g, n, d, o, what)
-}
-
-func fitWith(g *globals, n *train.Net, d train.Data, o train.Options, what string) (train.Report, error) {
+func fit(g *globals, n *train.Net, d train.Data, o train.Options, what string) (train.Report, error) {
 	total := o.Steps
 	if total == 0 {
 		total = o.Epochs * ((d.Len() + max(1, o.Batch) - 1) / max(1, o.Batch))
 	}
-	bar := g.progress(total, what)
-	defer bar.done()
-	last := time.Now()
+	l := g.steps(total, what)
+	defer l.done()
 	return train.Fit(g.ctx, n, d, o, func(p train.Progress) {
-		bar.set(p.Step, fmt.Sprintf("loss %.3f", p.Loss))
-		if bar.bar == nil && (p.Eval != nil || time.Since(last) > 15*time.Second) {
-			last = time.Now()
-			line := fmt.Sprintf("step %d of %d, loss %.4f, %.0f samples/s, %s left", p.Step, p.Steps, p.Loss, p.PerSecond, p.Remaining.Round(time.Second))
-			if p.Eval != nil {
-				line += fmt.Sprintf("; held back: %.4f", p.Eval.Value)
-			}
-			g.logf("%s", line)
-		}
+		l.at(p.Step, fmt.Sprintf("loss %.3f", p.Loss), fmt.Sprintf("step %d of %d, loss %.4f, %.0f samples/s, %s left",
+			p.Step, p.Steps, p.Loss, p.PerSecond, p.Remaining.Round(time.Second)), p.Eval)
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	goruntime "runtime"
 	"time"
 
 	"github.com/sparserun/sparserun/linalg"
@@ -75,6 +74,17 @@ type testJSON struct {
 	N      int     `json:"n"`
 }
 
+// tune is prune.Tune with progress.
+func tune(g *globals, gr *model.Graph, t prune.Tuning, o prune.Options) (*prune.Report, *prune.TuneReport, error) {
+	l := g.steps(1000, "pruning")
+	defer l.done()
+	t.Progress = func(p prune.TuneProgress) {
+		l.at(1000*p.Step/max(1, p.Steps), fmt.Sprintf("sparsity %.3f, loss %.3f", p.Sparsity, p.Loss),
+			fmt.Sprintf("step %d of %d, sparsity %.4f, loss %.4f, %s left", p.Step, p.Steps, p.Sparsity, p.Loss, p.Remaining.Round(time.Second)), p.Eval)
+	}
+	return prune.Tune(g.ctx, gr, t, o)
+}
+
 // tune prunes gr as the flags say and writes it.
 func (c *pruneCmd) tune(g *globals, gr *model.Graph, p prune.Pattern, t sparse.DType, sum string) error {
 	if c.structured() || c.Allocate != "" || c.Permute {
@@ -91,11 +101,7 @@ func (c *pruneCmd) tune(g *globals, gr *model.Graph, p prune.Pattern, t sparse.D
 	if err != nil {
 		return err
 	}
-	threads := g.Threads
-	if threads == 0 {
-		threads = goruntime.GOMAXPROCS(0)
-	}
-	pool := linalg.NewPool(threads)
+	pool := linalg.NewPool(g.threads())
 	measure := func() (float64, error) {
 		n, err := train.New(gr, pool)
 		if err != nil {
@@ -116,22 +122,7 @@ func (c *pruneCmd) tune(g *globals, gr *model.Graph, p prune.Pattern, t sparse.D
 	}
 	source := gr.WeightBytes().Total()
 	use := startUsage()
-	bar := g.progress(1000, "pruning")
-	last := time.Now()
-	tuning.Progress = func(p prune.TuneProgress) {
-		bar.set(1000*p.Step/max(1, p.Steps), fmt.Sprintf("sparsity %.3f, loss %.3f", p.Sparsity, p.Loss))
-		if bar.bar == nil && (p.Eval != nil || time.Since(last) > 15*time.Second) {
-			last = time.Now()
-			line := fmt.Sprintf("step %d of %d, sparsity %.4f, loss %.4f, %s left", p.Step, p.Steps, p.Sparsity, p.Loss, p.Remaining.Round(time.Second))
-			if p.Eval != nil {
-				line += fmt.Sprintf("; held back: %.4f", p.Eval.Value)
-			}
-			g.logf("%s", line)
-		}
-	}
-	out.Report, out.Tune, err = prune.Tune(g.ctx, gr, tuning, o)
-	bar.done()
-	if err != nil {
+	if out.Report, out.Tune, err = tune(g, gr, tuning, o); err != nil {
 		return err
 	}
 	out.usage = use.stop()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	goruntime "runtime"
 	"strings"
 
 	"github.com/sparserun/sparserun/experiment"
@@ -126,7 +125,7 @@ func (c *pruneCmd) pruneGraph(g *globals) error {
 	if out.SourceSize, err = diskBytes(c.Model); err != nil {
 		return err
 	}
-	if out.Latency, err = latencies(g.ctx, c.Model, c.Output, g.Threads); err != nil {
+	if out.Latency, err = latencies(g.ctx, c.Model, c.Output, g.threads()); err != nil {
 		return err
 	}
 	return g.print(out, out.text)
@@ -143,9 +142,6 @@ func latencies(ctx context.Context, dense, pruned string, threads int) ([]experi
 		batches = batches[:1]
 	}
 	gr.Close()
-	if threads == 0 {
-		threads = goruntime.GOMAXPROCS(0)
-	}
 	return experiment.Latencies(ctx, dense, pruned, batches, threads)
 }
 
@@ -160,7 +156,7 @@ func (c *pruneCmd) cutGraph(g *globals, gr *model.Graph, d labelled) (*model.Gra
 		if d.train == nil {
 			return nil, depgraph.Report{}, usagef("--score taylor wants --mnist DIR or --cifar FILE")
 		}
-		n, err := train.New(gr, linalg.NewPool(threadsOf(g)))
+		n, err := train.New(gr, linalg.NewPool(g.threads()))
 		if err != nil {
 			return nil, depgraph.Report{}, err
 		}
@@ -192,13 +188,6 @@ func (c *pruneCmd) cutGraph(g *globals, gr *model.Graph, d labelled) (*model.Gra
 	return small, rep, err
 }
 
-func threadsOf(g *globals) int {
-	if g.Threads > 0 {
-		return g.Threads
-	}
-	return goruntime.GOMAXPROCS(0)
-}
-
 // shrunk compares the weights of two graphs by name.
 func shrunk(was, now *model.Graph) []layerJSON {
 	left := map[string]*model.Weight{}
@@ -228,7 +217,7 @@ func (c *pruneCmd) tuneGraph(g *globals, gr, small *model.Graph, d labelled, out
 	if d.train == nil {
 		return nil
 	}
-	pool := linalg.NewPool(threadsOf(g))
+	pool := linalg.NewPool(g.threads())
 	dense, err := train.New(gr, pool)
 	if err != nil {
 		return err
@@ -260,7 +249,7 @@ func (c *pruneCmd) tuneGraph(g *globals, gr, small *model.Graph, d labelled, out
 	if c.Distill {
 		o.Teacher, o.Loss = dense, train.Distill{Temperature: 4, Weight: 0.7}
 	}
-	rep, err := c.fit(g, n, augmented(d.train, gr, c.Augment, c.Seed), o, "fine-tuning")
+	rep, err := fit(g, n, augmented(d.train, gr, c.Augment, c.Seed), o, "fine-tuning")
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sparserun/sparserun/loader"
+	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
 	"github.com/sparserun/sparserun/tokenizer"
@@ -120,34 +121,35 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	defer b.Close()
+	runtime.ResetPeakRSS()
+	start := time.Now()
 	gr, err := loader.Open(c.Model, c.loadOptions()...)
 	if err != nil {
 		return err
 	}
+	defer gr.Close()
 	if gr.Config == nil {
-		defer gr.Close()
 		return c.network(g, b, gr)
 	}
-	gr.Close() // each contender opens the model by itself, for its own memory and start
 	if c.Input != "" || len(c.Shape) > 0 {
 		return usagef("--input and --shape are for networks; a language model takes -p")
 	}
 	if c.Compare || c.Baseline != "" {
+		gr.Close() // each contender opens the model by itself, for its own memory and start
 		return c.compare(g, b)
 	}
-	return c.single(g, b)
+	return c.single(g, b, gr, start)
 }
 
 // single runs one model and streams its text.
-func (c *runCmd) single(g *globals, b runtime.Backend) error {
-	runtime.ResetPeakRSS()
+func (c *runCmd) single(g *globals, b runtime.Backend, gr *model.Graph, start time.Time) error {
 	energy := openMeter(b)
-	start := time.Now()
-	s, err := c.session(g, b, c.Model, c.Sparse, nil)
+	s, err := c.compile(gr, b, c.Sparse, nil)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	gr.Close() // the session holds its own packed weights
 	load := time.Since(start)
 	o := runtime.GenerateOptions{Sampling: c.sampling(), MaxTokens: c.Tokens, Stop: c.Stop, IgnoreEOS: c.NoEOS}
 	if !g.JSON {
@@ -223,7 +225,7 @@ func (c *runCmd) chatPrompt(s *runtime.Session) (string, error) {
 func newSide(name, dtype string, s *runtime.Session) *sideJSON {
 	m := s.Counters().Memory
 	side := &sideJSON{Model: name, DType: dtype, WeightBytes: m.Weights.Total(), MetadataBytes: m.Weights.Metadata, KVBytes: m.KVUsed,
-		Latency: map[string]float64{}, Layouts: map[string]int{}}
+		Layouts: map[string]int{}}
 	linear := map[string]bool{}
 	for _, n := range s.Graph().Linears() {
 		linear[n.Weight.Name] = true
@@ -260,14 +262,15 @@ func (x *sideJSON) rates(c *runtime.Counters) {
 	x.Prefill = c.TokensPerSecond(runtime.Prefill)
 	x.Decode = c.TokensPerSecond(runtime.Decode)
 	x.KVBytes = c.Memory.KVUsed
-	x.latency(&c.Between)
+	x.Latency = quantiles(&c.Between)
 }
 
-func (x *sideJSON) latency(l *runtime.Latencies) {
-	for name, q := range map[string]float64{"p50": .5, "p95": .95, "p99": .99} {
-		x.Latency[name] = float64(l.Quantile(q).Microseconds()) / 1000
-	}
+// quantiles are latency_ms of JSON.
+func quantiles(l *runtime.Latencies) map[string]float64 {
+	return map[string]float64{"p50": ms(l.Quantile(.5)), "p95": ms(l.Quantile(.95)), "p99": ms(l.Quantile(.99))}
 }
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
 
 // explain prints which layout every weight runs in, and why.
 func explain(w io.Writer, cs []*runtime.Choice) {

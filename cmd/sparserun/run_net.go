@@ -155,7 +155,7 @@ func (c *runCmd) netAlone(g *globals, b runtime.Backend, gr *model.Graph, n *net
 	n.out, n.shape = slices.Clone(f), y.Shape
 	m := s.Counters().Memory
 	n.j = &netSideJSON{Model: c.Model, DType: c.DType, WeightBytes: m.Weights.Total(), MetadataBytes: m.Weights.Metadata,
-		LoadSeconds: load.Seconds(), Latency: map[string]float64{}, Layouts: map[string]int{}}
+		LoadSeconds: load.Seconds(), Layouts: map[string]int{}}
 	for _, choice := range s.Explain() {
 		n.j.Layouts[choice.Layout]++
 	}
@@ -186,9 +186,7 @@ func (n *netSide) round(g *globals, b runtime.Backend, x []float32, shape []int)
 }
 
 func (j *netSideJSON) latency(l *runtime.Latencies, rows int) {
-	for name, q := range map[string]float64{"p50": .5, "p95": .95, "p99": .99} {
-		j.Latency[name] = l.Quantile(q).Seconds() * 1000
-	}
+	j.Latency = quantiles(l)
 	if p := j.Latency["p50"]; p > 0 {
 		j.Rows = float64(rows) / p * 1000
 	}

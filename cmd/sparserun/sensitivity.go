@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 
 	"github.com/sparserun/sparserun/experiment"
 	"github.com/sparserun/sparserun/linalg"
@@ -78,11 +77,7 @@ func (c *sensitivityCmd) Run(g *globals) error {
 	if items, ok := on.(*train.Items); ok && c.Count > 0 {
 		on = items.Slice(0, min(c.Count, items.Len()))
 	}
-	threads := g.Threads
-	if threads == 0 {
-		threads = goruntime.GOMAXPROCS(0)
-	}
-	n, err := train.New(gr, linalg.NewPool(threads))
+	n, err := train.New(gr, linalg.NewPool(g.threads()))
 	if err != nil {
 		return err
 	}

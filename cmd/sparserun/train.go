@@ -17,14 +17,12 @@ type trainCmd struct {
 	Net    string `enum:"lenet-300-100,lenet-5,resnet20," default:"" help:"Train this network from nothing instead: lenet-300-100, lenet-5, resnet20."`
 	Output string `short:"o" required:"" help:"File to write: .safetensors or a folder for a language model, .onnx for a classifier."`
 
-	Mnist      string    `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which choose the best epoch; reports on the test images." placeholder:"DIR"`
-	Cifar      string    `help:"File of CIFAR-10 records: trains on the first three quarters and reports on the rest." placeholder:"FILE"`
-	PixelScale float32   `default:"255" help:"Pixels of 0..255 are divided by this."`
-	Mean       []float32 `help:"Subtracted per channel after scaling."`
-	Std        []float32 `help:"Divided by per channel."`
-	Augment    bool      `help:"Images are shifted by up to four pixels and mirrored (photographs, not digits)."`
-	Text       string    `help:"Training text of a language model." placeholder:"FILE"`
-	Eval       string    `help:"Held-back text." placeholder:"FILE"`
+	Mnist string `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which choose the best epoch; reports on the test images." placeholder:"DIR"`
+	Cifar string `help:"File of CIFAR-10 records: trains on the first three quarters and reports on the rest." placeholder:"FILE"`
+	pixelFlags
+	Augment bool   `help:"Images are shifted by up to four pixels and mirrored (photographs, not digits)."`
+	Text    string `help:"Training text of a language model." placeholder:"FILE"`
+	Eval    string `help:"Held-back text." placeholder:"FILE"`
 
 	Window    int     `default:"256" help:"Tokens of a training sequence."`
 	Epochs    int     `default:"1" help:"Passes over the data."`
@@ -117,7 +115,7 @@ func (c *trainCmd) language(g *globals) error {
 		out.Before = v.Perplexity()
 		g.logf("held-back perplexity before: %.3f", out.Before)
 	}
-	if out.Report, err = fitWith(g, net, data, o, "training"); err != nil {
+	if out.Report, err = fit(g, net, data, o, "training"); err != nil {
 		return err
 	}
 	if err := net.Store(); err != nil {
@@ -136,7 +134,7 @@ func (c *trainCmd) classifier(g *globals) error {
 	if !gr.Tensors() {
 		return fmt.Errorf("%s: --mnist and --cifar want an ONNX network", c.Model)
 	}
-	l := labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, PixelScale: c.PixelScale, Mean: c.Mean, Std: c.Std}
+	l := labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, pixelFlags: c.pixelFlags}
 	data, err := l.open(gr, "")
 	if err != nil {
 		return err
@@ -161,7 +159,7 @@ func (c *trainCmd) classifier(g *globals) error {
 			return err
 		}
 	}
-	if out.Report, err = fitWith(g, net, augmented(data.train, gr, c.Augment, c.Seed), o, "training"); err != nil {
+	if out.Report, err = fit(g, net, augmented(data.train, gr, c.Augment, c.Seed), o, "training"); err != nil {
 		return err
 	}
 	if out.Test != nil {
@@ -190,7 +188,7 @@ func (c *trainCmd) graph() (*model.Graph, error) {
 
 // net makes a graph ready for training, its zeros held.
 func (c *trainCmd) net(g *globals, gr *model.Graph) (*train.Net, error) {
-	net, err := train.New(gr, linalg.NewPool(threadsOf(g)))
+	net, err := train.New(gr, linalg.NewPool(g.threads()))
 	if err != nil || !c.KeepZeros || c.Net != "" {
 		return net, err
 	}

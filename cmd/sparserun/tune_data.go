@@ -15,13 +15,11 @@ const heldBack = 5000
 
 // labelFlags choose what a network is fine-tuned, scanned and judged on.
 type labelFlags struct {
-	Mnist      string    `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which decide, and reports on the test images." placeholder:"DIR"`
-	Cifar      string    `help:"File of CIFAR-10 records: trains on the first three quarters, the rest decides." placeholder:"FILE"`
-	Text       string    `help:"Training text of a small language model; --eval-text decides." placeholder:"FILE"`
-	PixelScale float32   `default:"255" help:"Pixels of 0..255 are divided by this."`
-	Mean       []float32 `help:"Subtracted per channel after scaling."`
-	Std        []float32 `help:"Divided by per channel."`
-	TextWindow int       `default:"256" help:"Tokens of a training sequence of --text."`
+	Mnist string `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which decide, and reports on the test images." placeholder:"DIR"`
+	Cifar string `help:"File of CIFAR-10 records: trains on the first three quarters, the rest decides." placeholder:"FILE"`
+	Text  string `help:"Training text of a small language model; --eval-text decides." placeholder:"FILE"`
+	pixelFlags
+	TextWindow int `default:"256" help:"Tokens of a training sequence of --text."`
 }
 
 func (c *labelFlags) given() int {
@@ -42,7 +40,7 @@ func (c *labelFlags) open(gr *model.Graph, evalText string) (labelled, error) {
 	if c.given() != 1 {
 		return labelled{}, usagef("want one of --mnist DIR, --cifar FILE and --text FILE")
 	}
-	prepare := dataset.Prepare{Scale: c.PixelScale, Mean: c.Mean, Std: c.Std}
+	prepare := c.prepare()
 	switch {
 	case c.Mnist != "":
 		images, err := dataset.MNISTTraining(c.Mnist)
