@@ -58,18 +58,27 @@ func shapeOf(e model.Elem, dims []int64) (shape []int, n int, err error) {
 	return shape, n, nil
 }
 
-// decodeRaw makes a tensor of its little-endian bytes, which must be just those that
-// the shape asks for.
-func decodeRaw(datatype string, dims []int64, b []byte) (*model.Tensor, error) {
+// tensorOf is a tensor that has its n numbers still to come, of size bytes each (0:
+// strings).
+func tensorOf(datatype string, dims []int64) (t *model.Tensor, n, size int, err error) {
 	e, size, err := elemOf(datatype)
 	if err != nil {
-		return nil, err
+		return nil, 0, 0, err
 	}
 	shape, n, err := shapeOf(e, dims)
 	if err != nil {
+		return nil, 0, 0, err
+	}
+	return &model.Tensor{Elem: e, Shape: shape}, n, size, nil
+}
+
+// decodeRaw makes a tensor of its little-endian bytes, which must be just those that
+// the shape asks for.
+func decodeRaw(datatype string, dims []int64, b []byte) (*model.Tensor, error) {
+	t, n, size, err := tensorOf(datatype, dims)
+	if err != nil {
 		return nil, err
 	}
-	t := &model.Tensor{Elem: e, Shape: shape}
 	if size == 0 {
 		t.Data, err = decodeBytes(n, b)
 		return t, err
@@ -78,7 +87,7 @@ func decodeRaw(datatype string, dims []int64, b []byte) (*model.Tensor, error) {
 	if n*size != len(b) {
 		return nil, bad("%s of shape %v is %d bytes, got %d", datatype, dims, n*size, len(b))
 	}
-	switch e {
+	switch t.Elem {
 	case model.ElemBool:
 		x := make([]bool, n)
 		for i := range x {

@@ -25,12 +25,9 @@ type generated struct {
 // parseGenerate reads a body of /generate: text_input, id, and the settings of a
 // generation, either as members or in "parameters".
 func parseGenerate(text string) (*inferRequest, error) {
-	r, err := reader(text)
+	r, err := objectReader(text)
 	if err != nil {
 		return nil, err
-	}
-	if r.Peek() != '{' {
-		return nil, bad("want an object")
 	}
 	q := &inferRequest{params: parameters{}}
 	err = r.Object(func(key string) error {

@@ -78,17 +78,12 @@ func parseGRPC(r *inference.ModelInferRequest) (*inferRequest, error) {
 
 // decodeContents makes a tensor of typed contents.
 func decodeContents(datatype string, dims []int64, c *inference.InferTensorContents) (*model.Tensor, error) {
-	e, _, err := elemOf(datatype)
+	t, n, _, err := tensorOf(datatype, dims)
 	if err != nil {
 		return nil, err
 	}
-	shape, n, err := shapeOf(e, dims)
-	if err != nil {
-		return nil, err
-	}
-	t := &model.Tensor{Elem: e, Shape: shape}
 	got := 0
-	switch e {
+	switch t.Elem {
 	case model.ElemBool:
 		got, t.Data = len(c.GetBoolContents()), c.GetBoolContents()
 	case model.ElemI8:
@@ -131,7 +126,7 @@ func decodeContents(datatype string, dims []int64, c *inference.InferTensorConte
 		return nil, bad("%s of shape %v has %d elements, contents have %d", datatype, dims, n, got)
 	}
 	if n == 0 { // a nil slice is no data
-		return model.NewTensor(e, shape...)
+		return model.NewTensor(t.Elem, t.Shape...)
 	}
 	return t, nil
 }

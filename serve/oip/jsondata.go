@@ -14,47 +14,42 @@ import (
 
 // decodeJSON reads a tensor's data: an array, flat or nested as the shape is.
 func decodeJSON(datatype string, dims []int64, r *strictjson.Reader) (*model.Tensor, error) {
-	e, _, err := elemOf(datatype)
+	t, n, _, err := tensorOf(datatype, dims)
 	if err != nil {
 		return nil, err
 	}
-	shape, n, err := shapeOf(e, dims)
-	if err != nil {
-		return nil, err
-	}
-	t := &model.Tensor{Elem: e, Shape: shape}
-	switch e {
+	switch t.Elem {
 	case model.ElemBool:
-		t.Data, err = readData(r, shape, n, (*strictjson.Reader).Bool)
+		t.Data, err = readData(r, t.Shape, n, (*strictjson.Reader).Bool)
 	case model.ElemU8:
-		t.Data, err = readData(r, shape, n, unsigned[uint8](8))
+		t.Data, err = readData(r, t.Shape, n, unsigned[uint8](8))
 	case model.ElemU16:
-		t.Data, err = readData(r, shape, n, unsigned[uint16](16))
+		t.Data, err = readData(r, t.Shape, n, unsigned[uint16](16))
 	case model.ElemU32:
-		t.Data, err = readData(r, shape, n, unsigned[uint32](32))
+		t.Data, err = readData(r, t.Shape, n, unsigned[uint32](32))
 	case model.ElemU64:
-		t.Data, err = readData(r, shape, n, unsigned[uint64](64))
+		t.Data, err = readData(r, t.Shape, n, unsigned[uint64](64))
 	case model.ElemI8:
-		t.Data, err = readData(r, shape, n, signed[int8](8))
+		t.Data, err = readData(r, t.Shape, n, signed[int8](8))
 	case model.ElemI16:
-		t.Data, err = readData(r, shape, n, signed[int16](16))
+		t.Data, err = readData(r, t.Shape, n, signed[int16](16))
 	case model.ElemI32:
-		t.Data, err = readData(r, shape, n, signed[int32](32))
+		t.Data, err = readData(r, t.Shape, n, signed[int32](32))
 	case model.ElemI64:
-		t.Data, err = readData(r, shape, n, signed[int64](64))
+		t.Data, err = readData(r, t.Shape, n, signed[int64](64))
 	case model.ElemF16:
-		t.Data, err = readData(r, shape, n, half(sparse.F32ToF16, sparse.F16ToF32))
+		t.Data, err = readData(r, t.Shape, n, half(sparse.F32ToF16, sparse.F16ToF32))
 	case model.ElemBF16:
-		t.Data, err = readData(r, shape, n, half(sparse.F32ToBF16, sparse.BF16ToF32))
+		t.Data, err = readData(r, t.Shape, n, half(sparse.F32ToBF16, sparse.BF16ToF32))
 	case model.ElemF32:
-		t.Data, err = readData(r, shape, n, func(r *strictjson.Reader) (float32, error) {
+		t.Data, err = readData(r, t.Shape, n, func(r *strictjson.Reader) (float32, error) {
 			x, err := float(r, 32)
 			return float32(x), err
 		})
 	case model.ElemF64:
-		t.Data, err = readData(r, shape, n, func(r *strictjson.Reader) (float64, error) { return float(r, 64) })
+		t.Data, err = readData(r, t.Shape, n, func(r *strictjson.Reader) (float64, error) { return float(r, 64) })
 	case model.ElemString:
-		t.Data, err = readData(r, shape, n, func(r *strictjson.Reader) (string, error) {
+		t.Data, err = readData(r, t.Shape, n, func(r *strictjson.Reader) (string, error) {
 			s, err := r.Str()
 			return strings.Clone(s), err // not the body as a whole
 		})

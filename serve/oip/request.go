@@ -73,14 +73,20 @@ func split(body []byte, header string) (text string, tensors []byte, err error) 
 	return string(body[:n]), body[n:], nil
 }
 
+// objectReader is reader for a body that must be an object.
+func objectReader(text string) (*strictjson.Reader, error) {
+	r, err := reader(text)
+	if err == nil && r.Peek() != '{' {
+		err = bad("want an object")
+	}
+	return r, err
+}
+
 // parseInfer reads the body of an infer request: JSON, then the binary tensors.
 func parseInfer(text string, tensors []byte) (*inferRequest, error) {
-	r, err := reader(text)
+	r, err := objectReader(text)
 	if err != nil {
 		return nil, err
-	}
-	if r.Peek() != '{' {
-		return nil, bad("want an object")
 	}
 	q := &inferRequest{params: parameters{}}
 	rest := tensors
