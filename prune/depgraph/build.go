@@ -131,9 +131,10 @@ func (p *Plan) constant(v model.ValueID, t *model.Tensor) (*model.Tensor, error)
 	return t, nil
 }
 
-// take keeps some indices of one axis.
-func take[T any](x []T, shape []int, axis int, keep []int) []T {
-	inner, outer := 1, 1
+// around is how many blocks stand before an axis and how many numbers an index of it
+// holds: index k of block o begins at (o*shape[axis]+k)*inner.
+func around(shape []int, axis int) (outer, inner int) {
+	outer, inner = 1, 1
 	for a, d := range shape {
 		if a < axis {
 			outer *= d
@@ -141,6 +142,12 @@ func take[T any](x []T, shape []int, axis int, keep []int) []T {
 			inner *= d
 		}
 	}
+	return outer, inner
+}
+
+// take keeps some indices of one axis.
+func take[T any](x []T, shape []int, axis int, keep []int) []T {
+	outer, inner := around(shape, axis)
 	out := make([]T, 0, outer*inner*len(keep))
 	for o := range outer {
 		for _, k := range keep {

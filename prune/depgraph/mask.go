@@ -88,14 +88,7 @@ func (p *Plan) additive() map[model.ValueID]bool {
 
 // clearOthers zeroes all indices of an axis but those kept.
 func clearOthers(x []float32, shape []int, axis int, keep []int) {
-	inner, outer := 1, 1
-	for a, d := range shape {
-		if a < axis {
-			outer *= d
-		} else if a > axis {
-			inner *= d
-		}
-	}
+	outer, inner := around(shape, axis)
 	stays := make([]bool, shape[axis])
 	for _, k := range keep {
 		stays[k] = true

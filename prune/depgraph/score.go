@@ -198,14 +198,7 @@ func (p *Plan) part(g *group, i int, s span, x []float32, shape []int) ([]float6
 
 // slicesOf gathers every unit's numbers along an axis of a tensor.
 func slicesOf(g *group, i int, x []float32, shape []int, axis int) [][]float32 {
-	inner, outer := 1, 1
-	for a, d := range shape {
-		if a < axis {
-			outer *= d
-		} else if a > axis {
-			inner *= d
-		}
-	}
+	outer, inner := around(shape, axis)
 	out := make([][]float32, len(g.units))
 	for j, u := range g.units {
 		for _, k := range u.members[i].at {
