@@ -26,16 +26,11 @@ const bitmaskColumns = 8
 
 // packBitmask repacks m block by block.
 func packBitmask(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group int, s *scratch) (packed, error) {
-	p := &tilePacker{tiled: &tiled{kern: kern, reads: actForm(k.Weight)}, group: group}
-	w := p.tiled
-	w.rows, w.cols = m.Dims()
-	var err error
-	if m, p.stored, err = takeCodes(m, k.Weight, group); err != nil {
+	p, m, err := newTilePacker(m, k, kern, block, group)
+	if err != nil {
 		return nil, err
 	}
-	w.layout, w.typ, w.block = k.Layout, k.Weight, block
-	w.shape.group, _ = scaleGroup(k.Weight, k.Layout, group)
-	w.measure()
+	w := p.tiled
 	if k.Weight.Quantised() {
 		p.scale = make([]float32, w.blocks()*block)
 	}

@@ -8,19 +8,30 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// packTiled repacks m block by block; it never holds the matrix in float32.
-func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group int, s *scratch) (packed, error) {
+// newTilePacker lays out the form of m in kernel k; what comes back is what to read,
+// m or its stored codes.
+func newTilePacker(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group int) (*tilePacker, sparse.Matrix, error) {
 	p := &tilePacker{tiled: &tiled{kern: kern, reads: actForm(k.Weight)}, group: group}
 	w := p.tiled
 	w.rows, w.cols = m.Dims()
 	var err error
 	if m, p.stored, err = takeCodes(m, k.Weight, group); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w.layout, w.typ, w.block = k.Layout, k.Weight, block
 	w.shape.group, _ = scaleGroup(k.Weight, k.Layout, group)
 	w.bias = k.Weight == sparse.Int8 && k.Layout == sparse.LayoutDense && hasVNNI()
 	w.measure()
+	return p, m, nil
+}
+
+// packTiled repacks m block by block; it never holds the matrix in float32.
+func packTiled(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, group int, s *scratch) (packed, error) {
+	p, m, err := newTilePacker(m, k, kern, block, group)
+	if err != nil {
+		return nil, err
+	}
+	w := p.tiled
 	n := w.blocks() * w.blockBytes()
 	scales := 0
 	if k.Weight.Quantised() {
