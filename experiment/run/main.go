@@ -72,7 +72,7 @@ func run(args []string) error {
 			}
 			rows = append(rows, r)
 		}
-		return experiment.DeepTable(os.Stdout, rows)
+		return show(experiment.DeepTable(os.Stdout, rows), experiment.DeepClaims(rows))
 	case "resnet20":
 		images, err := dataset.CIFAR(filepath.Join(*data, "resnet", "cifar10_test_jpeg_0000-1999.bin.gz"))
 		if err != nil {
@@ -91,7 +91,16 @@ func run(args []string) error {
 			}
 			rows = append(rows, r)
 		}
-		return experiment.ResNet20Table(os.Stdout, rows, sl.Folds)
+		return show(experiment.ResNet20Table(os.Stdout, rows, sl.Folds), experiment.SlimClaims(rows))
 	}
 	return fmt.Errorf("want deep or resnet20, got %q", args[0])
+}
+
+// show prints what was claimed and what was found, below a table that went well.
+func show(table error, claims []experiment.Claim) error {
+	if table != nil {
+		return table
+	}
+	fmt.Println()
+	return experiment.ClaimTable(claims).Markdown(os.Stdout)
 }
