@@ -173,7 +173,7 @@ func (c *runCmd) single(g *globals, b runtime.Backend, gr *model.Graph, start ti
 	if j, source := energy.joules(); source != "" {
 		side.EnergyJ, out.Energy = &j, source
 	}
-	if side.isSparse() {
+	if anySparse(side.Layouts) {
 		out.Sparse = side
 	} else {
 		out.Dense = side
@@ -239,8 +239,9 @@ func newSide(name, dtype string, s *runtime.Session) *sideJSON {
 	return side
 }
 
-func (x *sideJSON) isSparse() bool {
-	for l, n := range x.Layouts {
+// anySparse reports whether any weight runs in a sparse form.
+func anySparse(layouts map[string]int) bool {
+	for l, n := range layouts {
 		if l != sparse.LayoutDense.String() && n > 0 {
 			return true
 		}

@@ -110,7 +110,7 @@ func (c *runCmd) network(g *globals, b runtime.Backend, gr *model.Graph) error {
 		out.Explain = last.s.Explain()
 	}
 	if !c.Compare {
-		if out.Dense = last.j; last.j.sparse() {
+		if out.Dense = last.j; anySparse(last.j.Layouts) {
 			out.Dense, out.Sparse = nil, last.j
 		}
 	} else {
@@ -191,8 +191,6 @@ func (j *netSideJSON) latency(l *runtime.Latencies, rows int) {
 		j.Rows = float64(rows) / p * 1000
 	}
 }
-
-func (j *netSideJSON) sparse() bool { return len(j.Layouts) > 1 || j.Layouts["dense"] == 0 }
 
 // runNet computes the first output of a network of one input.
 func runNet(g *globals, s *runtime.Session, x []float32, shape []int) (*model.Tensor, error) {
