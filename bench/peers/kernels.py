@@ -99,6 +99,7 @@ def measure(threads):
             rounds = args.rounds if b <= 128 else max(1, args.rounds // 2)
             for _ in range(rounds):
                 for e in es[b]:
+                    rivals.settle()
                     e.ns.append(e.time(args.ms))
             if "deepsparse" not in args.skip.split(",") and b == 128:
                 try:

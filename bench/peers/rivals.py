@@ -1,6 +1,7 @@
 """The libraries that kernels.py sets beside sparserun: a function each, which takes
 the weight and, by batch, the activations, makes copies of the weight enough to
 outgrow the caches once for all batches, and returns entries by batch."""
+import glob
 import json
 import os
 import subprocess
@@ -23,6 +24,27 @@ class Entry:
             self.at += 1
             n += 1
         return (time.perf_counter_ns() - start) / n
+
+
+def settle(most=1.0):
+    """Waits until the other threads of this process sleep: OpenBLAS's run idle for 2**28 cycles
+    (0.1 s) after a product, those of OpenMP and onnxruntime for some ms, on cores that the next
+    entry wants, whose two threads then share one."""
+    end, quiet = time.perf_counter() + most, 0
+    while quiet < 2 and time.perf_counter() < end:
+        time.sleep(0.002)
+        quiet = 0 if running_threads() > 1 else quiet + 1
+
+
+def running_threads():
+    n = 0
+    for task in glob.glob("/proc/self/task/*/stat"):
+        try:
+            with open(task) as f:
+                n += f.read().rpartition(")")[2].split()[0] == "R"
+        except OSError:  # it has ended
+            pass
+    return n
 
 
 class Piped:
