@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -48,7 +49,7 @@ func (b *Backend) time(ctx context.Context, k runtime.Kernel, rows, cols int, de
 		copies = max(1, min(64, coldBytes/max(1, rows*cols*elementBits(k.Weight)/8)))
 	}
 	g := &model.Graph{Values: []model.Value{{Name: "x", Width: cols}}, Inputs: []model.ValueID{0}}
-	plan := &runtime.Plan{Graph: g, MaxRows: max(batch, runtime.PrefillRows), MaxSelect: 1, Group: 64, Buffers: []runtime.Buffer{{Width: cols, Input: 0}}, Inputs: []int{0}}
+	plan := &runtime.Plan{Graph: g, MaxRows: max(batch, runtime.PrefillRows), MaxSelect: 1, Group: cmp.Or(k.Group, 64), Buffers: []runtime.Buffer{{Width: cols, Input: 0}}, Inputs: []int{0}}
 	for i := range copies {
 		w := &model.Weight{Name: fmt.Sprint("w", i), Shape: []int{rows, cols}, Data: m}
 		g.Values = append(g.Values, model.Value{Name: w.Name, Width: rows})

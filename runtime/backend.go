@@ -35,14 +35,19 @@ type Kernel struct {
 	Layout sparse.Layout
 	Weight sparse.DType // type of the stored weights; 0 where the op has none
 	Act    sparse.DType // type that activations are multiplied in: F32, or Int8
+	Group  int          // columns per scale of Int8 and Int4 (Plan.Group); 0: the backend's default
 }
 
-// String is "Linear nm24 f16 x f32".
+// String is "Linear nm24 f16 x f32", "Linear nm24 int4 (groups of 32) x int8".
 func (k Kernel) String() string {
 	if k.Weight == 0 {
 		return string(k.Op)
 	}
-	return fmt.Sprintf("%s %v %v x %v", k.Op, k.Layout, k.Weight, k.Act)
+	group := ""
+	if k.Group > 0 {
+		group = fmt.Sprintf(" (groups of %d)", k.Group)
+	}
+	return fmt.Sprintf("%s %v %v%s x %v", k.Op, k.Layout, k.Weight, group, k.Act)
 }
 
 // View is a matrix that crosses the seam: float32 or int32, row-major.

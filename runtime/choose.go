@@ -81,7 +81,11 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 	rows, cols := n.Weight.Data.Dims()
 	c := &Choice{Name: n.Weight.Name, Rows: rows, Cols: cols}
 	kernel := func(l sparse.Layout) Kernel {
-		return Kernel{Op: pl.kernelOp(n), Layout: l, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
+		k := Kernel{Op: pl.kernelOp(n), Layout: l, Weight: pl.o.DType, Act: ActType(pl.o.DType)}
+		if k.Weight.Quantised() {
+			k.Group = pl.o.Group
+		}
+		return k
 	}
 	c.Kernel = kernel(sparse.LayoutDense)
 	if !pl.b.Has(c.Kernel) {

@@ -10,7 +10,7 @@ import (
 // Options say how a graph is to be run; the zero value is the default.
 type Options struct {
 	DType   sparse.DType // of Linear weights: F32, F16 (default), BF16, Int8, Int4
-	Group   int          // columns per scale of Int4 and Int8; 0: for Int4 what the file has, else 64; for Int8 the whole row
+	Group   int          // columns per scale of Int4 and Int8; 0: what the file has in that type, else for Int4 64, for Int8 the whole row
 	Sparse  SparseMode
 	Layout  sparse.Layout // with SparseForce
 	Chunk   int           // largest number of rows of a step: prefill chunk or batch; default 256
@@ -103,9 +103,9 @@ func (o *Options) defaults(g *model.Graph) error {
 	default:
 		return fmt.Errorf("runtime: weights in %v: %w", o.DType, ErrOption)
 	}
-	if o.Group == 0 && o.DType == sparse.Int4 {
+	if o.Group == 0 && o.DType.Quantised() {
 		var err error
-		if o.Group, err = storedGroup(g); err != nil {
+		if o.Group, err = storedGroup(g, o.DType); err != nil {
 			return err
 		}
 	}
@@ -133,23 +133,39 @@ func (o *Options) defaults(g *model.Graph) error {
 // defaultGroup is the columns per scale of int4 where the file says nothing.
 const defaultGroup = 64
 
-// storedGroup is the columns per scale of a model that is stored in int4: running it
-// in other groups would round its weights again.
-func storedGroup(g *model.Graph) (int, error) {
+// storedGroup is the columns per scale of a model that is stored in type t, int8 or
+// int4: running it in other groups would round its weights again. It is that of the
+// first Linear in that type; int8 in groups that no kernel knows is left to the row.
+func storedGroup(g *model.Graph, t sparse.DType) (int, error) {
+	group := 0
+	if t == sparse.Int4 {
+		group = defaultGroup
+	}
 	for _, n := range g.Linears() {
-		if n.Weight == nil || n.Weight.Data.DType() != sparse.Int4 {
+		if n.Weight == nil || storedType(n.Weight.Data.DType()) != t {
 			continue
 		}
 		m, err := sparse.Load(n.Weight.Data)
 		if err != nil {
 			return 0, err
 		}
-		if q := sparse.QuantOf(m); q != nil && q.Group > 0 {
-			return q.Group, nil
+		if q := sparse.QuantOf(m); q != nil && q.Group > 0 && (t == sparse.Int4 || q.Group%32 == 0) {
+			group = q.Group
 		}
 		break
 	}
-	return defaultGroup, nil
+	return group, nil
+}
+
+// storedType is the type that a matrix stored in t has once it is loaded.
+func storedType(t sparse.DType) sparse.DType {
+	switch t {
+	case sparse.Q8_0:
+		return sparse.Int8
+	case sparse.Q4_0:
+		return sparse.Int4
+	}
+	return t
 }
 
 // newPlan lays out steps and buffers; choose decides the kernel of every Linear.

@@ -83,18 +83,41 @@ func TestOptionsRange(t *testing.T) {
 	}
 }
 
-// TestStoredGroup: a model stored in int4 runs in the groups it is stored in.
+// TestStoredGroup: a model stored in int4 or int8 runs in the groups it is stored in,
+// unless it is asked for in another type.
 func TestStoredGroup(t *testing.T) {
-	g := tinyLlama(false)
-	for _, n := range g.Linears() {
-		m, err := sparse.Pack(n.Weight.Data, sparse.LayoutDense, sparse.Int4, 8)
-		require.NoError(t, err)
-		n.Weight.Data = m
+	for _, c := range []struct {
+		stored       sparse.DType
+		group        int
+		int8s, int4s int // groups of the model in these types
+	}{
+		{sparse.Int4, 8, 0, 8},
+		{sparse.Int8, 32, 32, defaultGroup},
+		{sparse.Int8, 0, 0, defaultGroup},
+		{sparse.Int8, 8, 0, defaultGroup}, // no kernel takes these
+		{sparse.F32, 0, 0, defaultGroup},
+	} {
+		g := tinyLlama(false)
+		for _, n := range g.Linears() {
+			m, err := sparse.Pack(n.Weight.Data, sparse.LayoutDense, c.stored, c.group)
+			require.NoError(t, err)
+			n.Weight.Data = m
+		}
+		for typ, want := range map[sparse.DType]int{sparse.Int8: c.int8s, sparse.Int4: c.int4s, sparse.F16: 0} {
+			o := Options{DType: typ}
+			require.NoError(t, o.defaults(g))
+			require.Equal(t, want, o.Group, "stored in %v, groups of %d, run in %v", c.stored, c.group, typ)
+			var asked Kernel
+			b := &fakeBackend{has: func(k Kernel) bool {
+				if k.Weight == typ {
+					asked = k
+				}
+				return true
+			}}
+			s, err := New(g, b, WithOptions(o))
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			require.Equal(t, want, asked.Group, "the planner asks for kernels of the model's groups")
+		}
 	}
-	o := Options{DType: sparse.Int4}
-	require.NoError(t, o.defaults(g))
-	require.Equal(t, 8, o.Group)
-	o = Options{DType: sparse.Int4}
-	require.NoError(t, o.defaults(tinyLlama(false)))
-	require.Equal(t, defaultGroup, o.Group)
 }

@@ -16,8 +16,8 @@ import (
 // vpexpandb of VBMI2). With AVX2 expanding costs more than reading dense weights.
 //
 // A block is 32 rows, a chunk 8 columns of floats or 64 of int8. A chunk is the
-// masks, half-precision scales of the rows where there are groups, then the numbers
-// in the order of the bits. Masks of floats are 32 bits for each column, a bit a row
+// masks, half-precision scales of the rows for each group where there are some, then
+// the numbers in the order of the bits. Masks of floats are 32 bits for each column, a bit a row
 // (bf16: rows 0, 16, 1, 17 and so on, as kernels find them in 32-bit lanes); of int8
 // 64 bits for each 4 columns and vector of 16 rows, bit 4*row+column, codes+128.
 
@@ -121,8 +121,10 @@ func (p *tilePacker) maskCodes(out []byte) []byte {
 		out, room = extend(out, p.meta+p.scales+p.block*p.chunk)
 		masks, codes := room[:p.meta], room[p.meta+p.scales:]
 		if p.scales > 0 {
-			for r, d := 0, u16s(room[p.meta:][:p.scales]); r < p.block; r++ {
-				d[r] = p.rel[r*p.groups()+ch]
+			d := u16s(room[p.meta:][:p.scales])
+			per := p.chunk / p.shape.group
+			for i := range d {
+				d[i] = p.rel[i%p.block*p.groups()+ch*per+i/p.block]
 			}
 		}
 		for i := range p.meta / 8 { // columns i/2*4 and on, vector i%2
@@ -151,11 +153,11 @@ func (m *tiled) readMasked(dst []float32, r int) {
 	for ch := range m.chunks {
 		values := w[m.meta+m.scales:]
 		if m.typ.Quantised() {
-			scale := m.scale[r]
-			if m.group > 0 {
-				scale *= sparse.F16ToF32(binary.LittleEndian.Uint16(w[m.meta+2*row:]))
-			}
 			for i := range m.meta / 8 { // columns i/2*4 and on, vector i%2
+				scale := m.scale[r]
+				if m.group > 0 {
+					scale *= sparse.F16ToF32(binary.LittleEndian.Uint16(w[m.meta+2*(i*2/m.group*m.block+row):]))
+				}
 				mask := binary.LittleEndian.Uint64(w[8*i:])
 				for bit, n := 0, 0; bit < 64; bit++ {
 					if mask>>bit&1 == 0 {

@@ -69,3 +69,12 @@ func bitmaskInt8GroupAVX512x2(a *byte)
 
 //go:noescape
 func bitmaskInt8GroupAVX512x4(a *byte)
+
+//go:noescape
+func bitmaskInt8Group32AVX512x1(a *byte)
+
+//go:noescape
+func bitmaskInt8Group32AVX512x2(a *byte)
+
+//go:noescape
+func bitmaskInt8Group32AVX512x4(a *byte)

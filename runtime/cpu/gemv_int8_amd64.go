@@ -33,3 +33,18 @@ func gemvInt8GroupAVX2x1(a *byte)
 
 //go:noescape
 func gemvInt8GroupAVX2x2(a *byte)
+
+//go:noescape
+func gemvInt8Group32AVX512x1(a *byte)
+
+//go:noescape
+func gemvInt8Group32AVX512x2(a *byte)
+
+//go:noescape
+func gemvInt8Group32AVX512x4(a *byte)
+
+//go:noescape
+func gemvInt8Group32AVX2x1(a *byte)
+
+//go:noescape
+func gemvInt8Group32AVX2x2(a *byte)

@@ -20,7 +20,7 @@ func packerFor(k runtime.Kernel) packFunc {
 		return csrPacker(k)
 	}
 	return func(m sparse.Matrix, group int, s *scratch) (packed, error) {
-		g, ok := scaleGroup(k.Weight, k.Layout, group)
+		g, ok := scaleGroup(k.Weight, group)
 		kern, block := tileFor(tileKey{k.Layout, k.Weight, g})
 		if !ok || kern == 0 {
 			return portablePacker(k)(m, group, s)
@@ -40,14 +40,15 @@ type tileKey struct {
 }
 
 // scaleGroup is the group of half-precision scales that a kernel reads: columns
-// that share a scale, 64 where more do. ok is false where it has no such kernel.
-func scaleGroup(t sparse.DType, layout sparse.Layout, group int) (g int, ok bool) {
+// that share a scale, 64 or 32 of them where more do. ok is false where there is no
+// such kernel.
+func scaleGroup(t sparse.DType, group int) (g int, ok bool) {
 	switch {
 	case !t.Quantised() || (t == sparse.Int8 && group == 0):
 		return 0, true
 	case group%64 == 0:
 		return 64, true
-	case t == sparse.Int4 && layout == sparse.LayoutDense && group == 32:
+	case group%32 == 0:
 		return 32, true
 	}
 	return 0, false

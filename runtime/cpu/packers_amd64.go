@@ -56,6 +56,7 @@ var tileKernels = map[tileKey][2]tileKernel{
 	{sparse.LayoutDense, sparse.BF16, 0}:  {gemvBF16AVX2, gemvBF16AVX512},
 	{sparse.LayoutDense, sparse.Int8, 0}:  {gemvInt8AVX2, gemvInt8AVX512},
 	{sparse.LayoutDense, sparse.Int8, 64}: {gemvInt8GroupAVX2, gemvInt8GroupAVX512},
+	{sparse.LayoutDense, sparse.Int8, 32}: {gemvInt8Group32AVX2, gemvInt8Group32AVX512},
 	{sparse.LayoutDense, sparse.Int4, 64}: {gemvInt4AVX2, gemvInt4AVX512},
 	{sparse.LayoutDense, sparse.Int4, 32}: {gemvInt4Group32AVX2, gemvInt4Group32AVX512},
 	{sparse.LayoutNM24, sparse.F32, 0}:    {spmmNM24F32AVX2, spmmNM24F32AVX512},
@@ -63,13 +64,16 @@ var tileKernels = map[tileKey][2]tileKernel{
 	{sparse.LayoutNM24, sparse.BF16, 0}:   {spmmNM24BF16AVX2, spmmNM24BF16AVX512},
 	{sparse.LayoutNM24, sparse.Int8, 0}:   {spmmNM24Int8AVX2, spmmNM24Int8AVX512},
 	{sparse.LayoutNM24, sparse.Int8, 64}:  {spmmNM24Int8GroupAVX2, spmmNM24Int8GroupAVX512},
+	{sparse.LayoutNM24, sparse.Int8, 32}:  {spmmNM24Int8Group32AVX2, spmmNM24Int8Group32AVX512},
 	{sparse.LayoutNM24, sparse.Int4, 64}:  {spmmNM24Int4AVX2, spmmNM24Int4AVX512},
+	{sparse.LayoutNM24, sparse.Int4, 32}:  {spmmNM24Int4Group32AVX2, spmmNM24Int4Group32AVX512},
 
 	{sparse.LayoutBitmask, sparse.F32, 0}:   {0, bitmaskF32AVX512},
 	{sparse.LayoutBitmask, sparse.F16, 0}:   {0, bitmaskF16AVX512},
 	{sparse.LayoutBitmask, sparse.BF16, 0}:  {0, bitmaskBF16VBMI2},
 	{sparse.LayoutBitmask, sparse.Int8, 0}:  {0, bitmaskInt8AVX512},
 	{sparse.LayoutBitmask, sparse.Int8, 64}: {0, bitmaskInt8GroupAVX512},
+	{sparse.LayoutBitmask, sparse.Int8, 32}: {0, bitmaskInt8Group32AVX512},
 }
 
 // tileFor is the kernel of a key on this machine, 0 if it has none, and its rows
@@ -139,7 +143,7 @@ func absMax(x []float32) float32 {
 	return absMaxAVX2(&x[0], len(x))
 }
 
-// quantCodes rounds x*inv to nearest even; len(x) is a multiple of 32.
+// quantCodes rounds x*inv to nearest even; len(x) is a multiple of 16.
 func quantCodes(dst []int8, x []float32, inv float32) {
 	if len(x) > 0 {
 		quantCodesAVX2(&dst[:len(x)][0], &x[0], len(x), inv)

@@ -11,10 +11,25 @@ func spmmNM24Int4AVX512x1(a *byte)
 func spmmNM24Int4AVX512x2(a *byte)
 
 //go:noescape
-func spmmNM24Int4AVX512x2of4(a *byte)
+func spmmNM24Int4AVX512x4(a *byte)
 
 //go:noescape
 func spmmNM24Int4AVX2x1(a *byte)
 
 //go:noescape
 func spmmNM24Int4AVX2x1of2(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32AVX512x1(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32AVX512x2(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32AVX512x4(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32AVX2x1(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32AVX2x1of2(a *byte)

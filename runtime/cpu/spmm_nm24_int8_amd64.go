@@ -33,3 +33,18 @@ func spmmNM24Int8GroupAVX2x1(a *byte)
 
 //go:noescape
 func spmmNM24Int8GroupAVX2x2(a *byte)
+
+//go:noescape
+func spmmNM24Int8Group32AVX512x1(a *byte)
+
+//go:noescape
+func spmmNM24Int8Group32AVX512x2(a *byte)
+
+//go:noescape
+func spmmNM24Int8Group32AVX512x4(a *byte)
+
+//go:noescape
+func spmmNM24Int8Group32AVX2x1(a *byte)
+
+//go:noescape
+func spmmNM24Int8Group32AVX2x2(a *byte)

@@ -51,7 +51,7 @@ func TestStoredCodes(t *testing.T) {
 			for _, c := range []struct {
 				typ    sparse.DType
 				groups []int
-			}{{sparse.Int8, []int{0, 32, 64, 128}}, {sparse.Int4, []int{0, 32, 64, 128}}} {
+			}{{sparse.Int8, []int{0, 32, 64, 96, 128}}, {sparse.Int4, []int{0, 32, 64, 96, 128}}} {
 				for _, group := range c.groups {
 					for _, scales := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16} {
 						name := fmt.Sprintf("%v %v, groups of %d, scales in %v", layout, c.typ, group, scales)

@@ -23,11 +23,12 @@ import (
 //	nm24 int8 32 columns, twice a chunk: one word of indices a row (byte b has kept
 //	          value b of 4 words, 2 bits each, low first), then 4 words of 4 codes
 //	nm24 int4 64 columns: 2 words of indices as nm24 int8, then 4 words of 8 codes
-//	          as int4
+//	          as int4, with VNNI in two's complement
 //	bitmask   see bitmask.go: chunks, and so blocks, differ in length
 //
 // Quantised weights in groups have one half-precision scale a row at the end of
-// each group of 64 (int4: or 32) columns, relative to the row's scale.
+// each group of 64 or 32 columns, relative to the row's scale. Groups of 32 cut a
+// chunk in two halves, each with its own indices, codes and scales.
 //
 // tile is the argument of such a kernel: out[t*ld+r] += sum_c W[r,c]*x[t,c] for n
 // blocks of k chunks and the tokens of one panel. The layout is known to asm/.
@@ -64,7 +65,8 @@ type shape struct {
 	typ        sparse.DType
 	block      int  // rows
 	group      int  // columns per half-precision scale: 0, 32 or 64
-	bias       bool // int8 codes are stored + 128
+	bias       bool // dense int8: codes are stored + 128
+	signed     bool // nm24 int4: codes are stored in two's complement, not + 8
 	chunk      int  // columns
 	chunks     int  // per block
 	values     int  // bytes of a chunk, by purpose

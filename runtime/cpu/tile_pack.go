@@ -19,8 +19,9 @@ func newTilePacker(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, gr
 		return nil, nil, err
 	}
 	w.layout, w.typ, w.block = k.Layout, k.Weight, block
-	w.shape.group, _ = scaleGroup(k.Weight, k.Layout, group)
+	w.shape.group, _ = scaleGroup(k.Weight, group)
 	w.bias = k.Weight == sparse.Int8 && k.Layout == sparse.LayoutDense && hasVNNI()
+	w.signed = k.Weight == sparse.Int4 && k.Layout == sparse.LayoutNM24 && hasVNNI()
 	w.measure()
 	return p, m, nil
 }
@@ -187,19 +188,13 @@ func (p *tilePacker) keep(f []float32, r0 int) error {
 	return nil
 }
 
-// putIndices writes the index words of a block: before each 32 columns, for int4
-// before each 64.
+// putIndices writes the index words of a block: before each 32 columns, for int4 in
+// groups of 64 before each 64.
 func (p *tilePacker) putIndices(dst []byte) {
 	n := p.ld / 32
+	per := p.chunk / 32
 	for i := range n {
-		at := i * p.chunkBytes()
-		switch p.typ {
-		case sparse.Int8:
-			at = i/2*p.chunkBytes() + i%2*(p.values+p.meta)/2
-		case sparse.Int4:
-			at = i/2*p.chunkBytes() + i%2*p.meta/2
-		}
-		d := u32s(dst[at:])[:p.block]
+		d := u32s(dst[i/per*p.chunkBytes()+p.indexAt(i%per):])[:p.block]
 		for r := range d {
 			d[r] = p.index[r*n+i]
 		}
@@ -264,7 +259,9 @@ func (p *tilePacker) putCodes(dst []byte, ld int) {
 	per := n / p.chunks
 	step := 1
 	if p.typ == sparse.Int4 {
-		step, flip = 2, 0x08080808
+		if step, flip = 2, 0x08080808; p.signed {
+			flip = 0
+		}
 	}
 	for ch := range p.chunks {
 		base := dst[ch*p.chunkBytes():]
@@ -278,7 +275,7 @@ func (p *tilePacker) putCodes(dst []byte, ld int) {
 				}
 				// Codes are -8..7: adding 8 to each byte carries nowhere.
 				y := src[r*n+ch*per+j+1]
-				d[r] = addBytes(x, flip) | addBytes(y, flip)<<4
+				d[r] = addBytes(x, flip)&0x0f0f0f0f | addBytes(y, flip)<<4&0xf0f0f0f0
 			}
 		}
 	}
@@ -292,13 +289,26 @@ func addBytes(x, y uint32) uint32 {
 // wordAt is where in a chunk the words j of its rows begin.
 func (s *shape) wordAt(j int) int {
 	at := j * 4 * s.block
+	half := 2 * at / s.values // that the words are of
+	if s.group == 32 {
+		at += half * s.scales / 2
+	}
 	switch {
-	case s.layout == sparse.LayoutNM24 && s.typ == sparse.Int8:
-		return at + s.meta/2*(j/4+1)
+	case s.layout == sparse.LayoutNM24 && (s.group == 32 || s.typ == sparse.Int8):
+		at += (half + 1) * s.meta / 2
 	case s.layout == sparse.LayoutNM24:
-		return at + s.meta
-	case s.group == 32:
-		return at + s.scales/2*(j/4)
+		at += s.meta
 	}
 	return at
+}
+
+// indexAt is where in a chunk of 2:4 the indices of its 32 columns h begin.
+func (s *shape) indexAt(h int) int {
+	switch {
+	case s.group == 32:
+		return h * s.chunkBytes() / 2
+	case s.typ == sparse.Int8:
+		return h * (s.values + s.meta) / 2
+	}
+	return h * s.meta / 2
 }

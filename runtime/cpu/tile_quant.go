@@ -128,8 +128,8 @@ func (p *tilePacker) quantiseGroups(row []float32, code []int8, rel []uint16, sc
 	}
 }
 
-// putScales writes the scales of groups. They end their chunk; those of two groups
-// of 32 end each half.
+// putScales writes the scales of groups. They end their chunk, those of groups of 32
+// each half of it.
 func (p *tilePacker) putScales(dst []byte) {
 	if p.shape.group == 0 {
 		return

@@ -11,6 +11,7 @@ const (
 	bitmaskF16VBMI2
 	bitmaskF32AVX512
 	bitmaskInt8AVX512
+	bitmaskInt8Group32AVX512
 	bitmaskInt8GroupAVX512
 	gemvBF16AVX2
 	gemvBF16AVX512
@@ -25,6 +26,8 @@ const (
 	gemvInt4Group32AVX512
 	gemvInt8AVX2
 	gemvInt8AVX512
+	gemvInt8Group32AVX2
+	gemvInt8Group32AVX512
 	gemvInt8GroupAVX2
 	gemvInt8GroupAVX512
 	spmmNM24BF16AVX2
@@ -36,8 +39,12 @@ const (
 	spmmNM24F32AVX512
 	spmmNM24Int4AVX2
 	spmmNM24Int4AVX512
+	spmmNM24Int4Group32AVX2
+	spmmNM24Int4Group32AVX512
 	spmmNM24Int8AVX2
 	spmmNM24Int8AVX512
+	spmmNM24Int8Group32AVX2
+	spmmNM24Int8Group32AVX512
 	spmmNM24Int8GroupAVX2
 	spmmNM24Int8GroupAVX512
 )
@@ -98,6 +105,15 @@ func (k tileKernel) run(t *tile, width int) {
 			bitmaskInt8AVX512x2(a)
 		case 4:
 			bitmaskInt8AVX512x4(a)
+		}
+	case bitmaskInt8Group32AVX512:
+		switch width {
+		case 1:
+			bitmaskInt8Group32AVX512x1(a)
+		case 2:
+			bitmaskInt8Group32AVX512x2(a)
+		case 4:
+			bitmaskInt8Group32AVX512x4(a)
 		}
 	case bitmaskInt8GroupAVX512:
 		switch width {
@@ -227,6 +243,22 @@ func (k tileKernel) run(t *tile, width int) {
 		case 4:
 			gemvInt8AVX512x4(a)
 		}
+	case gemvInt8Group32AVX2:
+		switch width {
+		case 1:
+			gemvInt8Group32AVX2x1(a)
+		case 2:
+			gemvInt8Group32AVX2x2(a)
+		}
+	case gemvInt8Group32AVX512:
+		switch width {
+		case 1:
+			gemvInt8Group32AVX512x1(a)
+		case 2:
+			gemvInt8Group32AVX512x2(a)
+		case 4:
+			gemvInt8Group32AVX512x4(a)
+		}
 	case gemvInt8GroupAVX2:
 		switch width {
 		case 1:
@@ -331,10 +363,26 @@ func (k tileKernel) run(t *tile, width int) {
 		case 2:
 			spmmNM24Int4AVX512x2(a)
 		case 4:
-			for i := 0; i < 4; i += 2 {
+			spmmNM24Int4AVX512x4(a)
+		}
+	case spmmNM24Int4Group32AVX2:
+		switch width {
+		case 1:
+			spmmNM24Int4Group32AVX2x1(a)
+		case 2:
+			for i := 0; i < 2; i += 1 {
 				u := t.from(i)
-				spmmNM24Int4AVX512x2of4((*byte)(unsafe.Pointer(&u)))
+				spmmNM24Int4Group32AVX2x1of2((*byte)(unsafe.Pointer(&u)))
 			}
+		}
+	case spmmNM24Int4Group32AVX512:
+		switch width {
+		case 1:
+			spmmNM24Int4Group32AVX512x1(a)
+		case 2:
+			spmmNM24Int4Group32AVX512x2(a)
+		case 4:
+			spmmNM24Int4Group32AVX512x4(a)
 		}
 	case spmmNM24Int8AVX2:
 		switch width {
@@ -351,6 +399,22 @@ func (k tileKernel) run(t *tile, width int) {
 			spmmNM24Int8AVX512x2(a)
 		case 4:
 			spmmNM24Int8AVX512x4(a)
+		}
+	case spmmNM24Int8Group32AVX2:
+		switch width {
+		case 1:
+			spmmNM24Int8Group32AVX2x1(a)
+		case 2:
+			spmmNM24Int8Group32AVX2x2(a)
+		}
+	case spmmNM24Int8Group32AVX512:
+		switch width {
+		case 1:
+			spmmNM24Int8Group32AVX512x1(a)
+		case 2:
+			spmmNM24Int8Group32AVX512x2(a)
+		case 4:
+			spmmNM24Int8Group32AVX512x4(a)
 		}
 	case spmmNM24Int8GroupAVX2:
 		switch width {

@@ -108,14 +108,10 @@ func tileCases() []tileCase {
 		for _, t := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16} {
 			out = append(out, tileCase{runtime.Kernel{Op: model.OpLinear, Layout: l, Weight: t, Act: sparse.F32}, 0})
 		}
-		for _, g := range []int{0, 64, 128} {
-			out = append(out, tileCase{runtime.Kernel{Op: model.OpLinear, Layout: l, Weight: sparse.Int8, Act: sparse.Int8}, g})
-		}
-		for _, g := range []int{0, 32, 64, 128} {
-			if g == 32 && l == sparse.LayoutNM24 {
-				continue
+		for _, t := range []sparse.DType{sparse.Int8, sparse.Int4} {
+			for _, g := range []int{0, 32, 64, 96, 128} {
+				out = append(out, tileCase{runtime.Kernel{Op: model.OpLinear, Layout: l, Weight: t, Act: sparse.Int8}, g})
 			}
-			out = append(out, tileCase{runtime.Kernel{Op: model.OpLinear, Layout: l, Weight: sparse.Int4, Act: sparse.Int8}, g})
 		}
 	}
 	for _, t := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16, sparse.Int8} {
@@ -124,7 +120,7 @@ func tileCases() []tileCase {
 		k.Layout = sparse.LayoutBitmask
 		out = append(out, tileCase{k, 0})
 		if t.Quantised() {
-			out = append(out, tileCase{k, 64}, tileCase{k, 128})
+			out = append(out, tileCase{k, 32}, tileCase{k, 64}, tileCase{k, 96}, tileCase{k, 128})
 		}
 	}
 	return out
@@ -154,7 +150,7 @@ func checkTiled(t *testing.T, rng *rand.Rand, c tileCase, rows, cols int, densit
 	defer w.free()
 	if p, ok := w.(*portable); ok { // csr narrower than a window, bitmask without AVX-512
 		if p.m.Layout() == sparse.LayoutBitmask {
-			g, _ := scaleGroup(c.k.Weight, c.k.Layout, c.group)
+			g, _ := scaleGroup(c.k.Weight, c.group)
 			k, _ := tileFor(tileKey{c.k.Layout, c.k.Weight, g})
 			require.Zero(t, k)
 			return

@@ -52,8 +52,11 @@ func (m *tiled) stored(w []byte, lane, ch, k int) float32 {
 		}
 		return float32(int8(b))
 	}
-	b := w[m.wordAt(k/8)+4*lane+k%4]
-	return float32(int(b>>(k%8/4*4)&15) - 8)
+	b := w[m.wordAt(k/8)+4*lane+k%4] >> (k % 8 / 4 * 4) & 15
+	if m.signed {
+		b ^= 8
+	}
+	return float32(int(b) - 8)
 }
 
 // scaleAt is the scale of a row's dense column c.
@@ -74,16 +77,11 @@ func (m *tiled) scaleAt(w []byte, r, c int) float32 {
 func (m *tiled) column(w []byte, lane, ch, k int) int {
 	g := k / 2 // group of 4 columns in the chunk
 	base := ch*m.chunk + 4*g
-	at := ch * m.chunkBytes()
-	switch m.typ {
-	case sparse.Int8:
-		at += g / 8 * (m.values + m.meta) / 2
-	case sparse.Int4:
-		at += g / 8 * m.meta / 2
-	default:
-		return base + int(u32s(w[at:])[lane]>>(2*k)&3)
+	w = w[ch*m.chunkBytes():]
+	if !m.typ.Quantised() {
+		return base + int(u32s(w)[lane]>>(2*k)&3)
 	}
+	word := u32s(w[m.indexAt(g/8):])[lane]
 	g %= 8
-	word := u32s(w[at:])[lane]
 	return base + int(word>>(16*(g&1)+2*(g/2)+8*(k&1))&3)
 }

@@ -159,12 +159,12 @@ func (t *timer) prepare(b *Backend, k runtime.Kernel, rows, cols int, density fl
 	return nil
 }
 
-// timerGroup is the default group of scales (runtime.Options.Group).
+// timerGroup is the group of scales, by default that of runtime.Options.Group.
 func timerGroup(k runtime.Kernel) int {
-	if k.Weight == sparse.Int4 {
+	if k.Group == 0 && k.Weight == sparse.Int4 {
 		return 64
 	}
-	return 0
+	return k.Group
 }
 
 // flush reads memory twice as large as the caches, a byte of every line.

@@ -29,9 +29,9 @@ func bitmask() {
 		bitmaskTile(vbmi2, "F16", width, expandF16)
 		bitmaskTile(vbmi2, "BF16", width, expandBF16)
 	}
-	for _, group := range []bool{false, true} {
+	for _, g := range groupings {
 		for _, width := range []int{1, 2, 4} {
-			bitmaskInt8(width, group)
+			bitmaskInt8(width, g)
 		}
 	}
 }
@@ -165,45 +165,49 @@ func bitmaskTile(s isa, typ string, width int, expand func(in packedStream, typ 
 	})
 }
 
-func bitmaskInt8(width int, group bool) {
-	t := begin(avx512, groupName("bitmaskInt8", group), width, width, true)
+func bitmaskInt8(width int, g grouping) {
+	t := begin(avx512, g.name("bitmaskInt8"), width, width, true)
 	zero := splat(avx512, 0x80808080) // code 0
 	t.blocks(nil, func() {
 		masks := 8 * rowVecs * 16
-		after := masks
-		if group {
-			after += 2 * rowVecs * 16
+		scales := 0 // bytes of those of a group
+		if g.scaled {
+			scales = 2 * rowVecs * 16
 		}
-		in := packedAfter(t, after, 1)
-		sums := [][]VecVirtual{t.regs(width), t.regs(width)}
-		t.surplus(sums, 7)
-		for j := range 16 {
-			if j%2 == 0 {
-				PREFETCHT0(Mem{Base: in.p, Disp: t.ahead})
+		in := packedAfter(t, masks+g.parts*scales, 1)
+		for part := range g.parts {
+			sums := [][]VecVirtual{t.regs(width), t.regs(width)}
+			if g.parts == 1 {
+				t.surplus(sums, 7)
+			} else {
+				t.surplusHalf(sums, part, 7)
 			}
-			w := t.regs(rowVecs)
-			for v := range w {
-				mask := Mem{Base: t.w, Disp: 8 * (rowVecs*j + v)}
-				k := K()
-				KMOVQ(mask, k)
-				codes := t.reg()
-				VMOVUPS(Mem{Base: in.p}, codes)
-				VMOVAPS(zero, w[v])
-				VPEXPANDB(codes, k, w[v])
-				in.skip(mask, 64)
-			}
-			for i := range width {
-				x := t.reg()
-				VPBROADCASTD(t.unit(j/4, i, j%4), x)
+			for j := part * 16 / g.parts; j < (part+1)*16/g.parts; j++ {
+				if j%2 == 0 {
+					PREFETCHT0(Mem{Base: in.p, Disp: t.ahead})
+				}
+				w := t.regs(rowVecs)
 				for v := range w {
-					VPDPBUSD(x, w[v], sums[v][i])
+					mask := Mem{Base: t.w, Disp: 8 * (rowVecs*j + v)}
+					k := K()
+					KMOVQ(mask, k)
+					codes := t.reg()
+					VMOVUPS(Mem{Base: in.p}, codes)
+					VMOVAPS(zero, w[v])
+					VPEXPANDB(codes, k, w[v])
+					in.skip(mask, 64)
+				}
+				for i := range width {
+					x := t.reg()
+					VPBROADCASTD(t.unit(j/4, i, j%4), x)
+					for v := range w {
+						VPDPBUSD(x, w[v], sums[v][i])
+					}
 				}
 			}
+			t.wOff = masks + part*scales // where scales are taken from
+			t.scaled(sums, g.scaled)
 		}
-		if group {
-			t.wOff = masks // where scales are taken from
-		}
-		t.scaled(sums, group)
 		MOVQ(in.p, t.w)
 		t.wOff = 0
 		t.nextGroup()

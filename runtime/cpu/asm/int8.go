@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -15,23 +17,35 @@ import (
 //   - AVX2: |w| times x with w's sign (vpmaddubsw); |codes| <= 127, so pairs do
 //     not saturate.
 //
-// gemvInt8Group reads a half-precision scale per row and group beside the codes.
+// gemvInt8Group reads a half-precision scale per row and group beside the codes,
+// gemvInt8Group32 one for each half of a group, at its end.
 func int8s() {
-	for _, group := range []bool{false, true} {
+	for _, g := range groupings {
 		for _, width := range []int{1, 2, 4} {
-			int8VNNI(width, group)
+			int8VNNI(width, g)
 		}
 		for _, width := range []int{1, 2} {
-			int8AVX2(width, group)
+			int8AVX2(width, g)
 		}
 	}
 }
 
-func groupName(stem string, group bool) string {
-	if group {
-		return stem + "Group"
+// grouping says where half-precision scales stand in a chunk: nowhere, at its end, or
+// at the end of each half.
+type grouping struct {
+	suffix string
+	parts  int // of a chunk that are summed and scaled apart
+	scaled bool
+}
+
+var groupings = []grouping{{"", 1, false}, {"Group", 1, true}, {"Group32", 2, true}}
+
+// name is the kernel's: int4 always has scales, those of 64 columns unless it says so.
+func (g grouping) name(stem string) string {
+	if strings.HasSuffix(stem, "Int4") && g.parts == 1 {
+		return stem
 	}
-	return stem
+	return stem + g.suffix
 }
 
 // scaled adds the group's integer sums, times the scales of activations and
@@ -76,41 +90,44 @@ func (t *tile) surplus(sum [][]VecVirtual, shift uint64) {
 	}
 }
 
-func int8VNNI(width int, group bool) {
-	t := begin(avx512, groupName("gemvInt8", group), width, width, true)
+func int8VNNI(width int, g grouping) {
+	t := begin(avx512, g.name("gemvInt8"), width, width, true)
 	t.blocks(nil, func() {
+		words := 16 / g.parts
 		chains := max(1, 2/width)
 		sums := make([][][]VecVirtual, chains)
 		for c := range sums {
 			sums[c] = [][]VecVirtual{t.regs(width), t.regs(width)}
 		}
-		t.surplus(sums[0], 7)
-		for _, c := range sums[1:] {
-			for _, v := range c {
-				for _, a := range v {
-					t.zero(a)
-				}
+		for part := range g.parts {
+			if g.parts == 1 {
+				t.surplus(sums[0], 7)
+			} else {
+				t.surplusHalf(sums[0], part, 7)
 			}
-		}
-		for j := range 16 {
-			w := t.regs(rowVecs)
-			for v := range w {
-				VMOVUPS(t.take(t.vec), w[v])
+			for _, c := range sums[1:] {
+				t.clear(c...)
 			}
-			for i := range width {
-				x := t.reg()
-				VPBROADCASTD(t.unit(j/4, i, j%4), x)
+			for j := part * words; j < (part+1)*words; j++ {
+				w := t.regs(rowVecs)
 				for v := range w {
-					VPDPBUSD(x, w[v], sums[j%chains][v][i])
+					VMOVUPS(t.take(t.vec), w[v])
+				}
+				for i := range width {
+					x := t.reg()
+					VPBROADCASTD(t.unit(j/4, i, j%4), x)
+					for v := range w {
+						VPDPBUSD(x, w[v], sums[j%chains][v][i])
+					}
 				}
 			}
-		}
-		if chains == 2 {
-			for v := range rowVecs {
-				VPADDD(sums[1][v][0], sums[0][v][0], sums[0][v][0])
+			if chains == 2 {
+				for v := range rowVecs {
+					VPADDD(sums[1][v][0], sums[0][v][0], sums[0][v][0])
+				}
 			}
+			t.scaled(sums[0], g.scaled)
 		}
-		t.scaled(sums[0], group)
 		t.nextGroup()
 	}, nil)
 }
@@ -132,29 +149,28 @@ func signedDot(w, abs, x, one, sum VecVirtual) {
 	VPADDD(p, sum, sum)
 }
 
-func int8AVX2(width int, group bool) {
-	t := begin(avx2, groupName("gemvInt8", group), width, width, true)
+func int8AVX2(width int, g grouping) {
+	t := begin(avx2, g.name("gemvInt8"), width, width, true)
 	one := ones()
 	t.blocks(nil, func() {
+		words := 16 / g.parts
 		sums := [][]VecVirtual{t.regs(width), t.regs(width)}
-		for _, v := range sums {
-			for _, a := range v {
-				t.zero(a)
-			}
-		}
-		for j := range 16 {
-			for v := range rowVecs {
-				w, abs := YMM(), YMM()
-				VMOVUPS(t.take(t.vec), w)
-				VPABSB(w, abs)
-				for i := range width {
-					x := YMM()
-					VPBROADCASTD(t.unit(j/4, i, j%4), x)
-					signedDot(w, abs, x, one, sums[v][i])
+		for part := range g.parts {
+			t.clear(sums...)
+			for j := part * words; j < (part+1)*words; j++ {
+				for v := range rowVecs {
+					w, abs := YMM(), YMM()
+					VMOVUPS(t.take(t.vec), w)
+					VPABSB(w, abs)
+					for i := range width {
+						x := YMM()
+						VPBROADCASTD(t.unit(j/4, i, j%4), x)
+						signedDot(w, abs, x, one, sums[v][i])
+					}
 				}
 			}
+			t.scaled(sums, g.scaled)
 		}
-		t.scaled(sums, group)
 		t.nextGroup()
 	}, nil)
 }

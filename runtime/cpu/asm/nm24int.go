@@ -16,28 +16,36 @@ import (
 //   - int8: per 32 columns a vector of indices, then 4 vectors of codes.
 //   - int4: per 64 columns 2 vectors of indices (columns 0..31, 32..63), then 4
 //     vectors of nibbles: vector j has columns 16j..16j+7 in its low and
-//     16j+8..16j+15 in its high nibbles, as code+8.
+//     16j+8..16j+15 in its high nibbles.
+//   - Group32: each half of a chunk has its indices, its values, its scales.
 //
-// AVX-512: int8 multiplies the picked activations + 128 (unsigned) with signed
-// codes and takes 128*sum(codes) off; int4 multiplies unsigned code+8 with signed
-// activations and takes 8*sum(picked) off. AVX2: as gemv_int8.
+// AVX-512: the picked activations + 128 (unsigned) times signed codes, and
+// 128*sum(codes) off, which all tokens share. Nibbles are two's complement and stay
+// in the upper half of their byte: codes times 16, taken off at the end of a block.
+// AVX2: int8 as gemv_int8; int4 multiplies unsigned code+8 with signed activations
+// and takes 8*sum(picked) off.
+//
+// int4 with AVX-512, v1 as AVX2 (sums of the picked ones for each token, 2 tokens at a
+// time for want of registers); v2 as above.
 func nm24int8() {
-	for _, group := range []bool{false, true} {
+	for _, g := range groupings {
 		for _, width := range []int{1, 2, 4} {
-			nm24Int8VNNI(width, group)
+			nm24Int8VNNI(width, g)
 		}
 		for _, width := range []int{1, 2} {
-			nm24Int8AVX2(width, group)
+			nm24Int8AVX2(width, g)
 		}
 	}
 }
 
 func nm24int4() {
-	nm24Int4VNNI(1, 1)
-	nm24Int4VNNI(2, 2)
-	nm24Int4VNNI(2, 4) // registers do not hold 4 tokens: two at a time
-	nm24Int4AVX2(1, 1)
-	nm24Int4AVX2(1, 2)
+	for _, g := range groupings[1:] {
+		for _, width := range []int{1, 2, 4} {
+			nm24Int4VNNI(width, g)
+		}
+		nm24Int4AVX2(1, 1, g)
+		nm24Int4AVX2(1, 2, g) // registers do not hold 2 tokens
+	}
 }
 
 // picker turns index words into shuffle controls.
@@ -85,184 +93,216 @@ func (p picker) control(idx VecVirtual, v int) VecVirtual {
 	return c
 }
 
-func (t *tile) zeroed(n int) []VecVirtual {
-	r := t.regs(n)
-	for _, a := range r {
-		t.zero(a)
-	}
-	return r
+// load is control of an index vector in memory.
+func (p picker) load(idx Mem, v int) VecVirtual {
+	c := p.reg()
+	VMOVUPS(idx, c)
+	return p.control(c, v)
 }
 
-func nm24Int8VNNI(width int, group bool) {
-	t := begin(avx512, groupName("spmmNM24Int8", group), width, width, true)
+// clear zeroes registers. Those of parts of a chunk are the same ones: zeroing counts
+// as reading, so that new ones would be taken from the beginning.
+func (t *tile) clear(sums ...[]VecVirtual) {
+	for _, v := range sums {
+		for _, a := range v {
+			t.zero(a)
+		}
+	}
+}
+
+func nm24Int8VNNI(width int, g grouping) {
+	t := begin(avx512, g.name("spmmNM24Int8"), width, width, true)
 	pick := newPicker(avx512)
 	b128 := splat(avx512, 0x80808080)
 	t.blocks(nil, func() {
-		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
-		codes := t.zeroed(rowVecs)
-		for h := range 2 {
-			idx := t.regs(rowVecs)
-			for v := range idx {
-				VMOVUPS(t.take(t.vec), idx[v])
-			}
-			for q := range 2 { // 16 columns
-				x := t.regs(width)
-				for i := range x {
-					t.quad(t.unit(2*h+q, i, 0), x[i])
-					VPXORD(b128, x[i], x[i])
+		sums, codes := [][]VecVirtual{t.regs(width), t.regs(width)}, t.regs(rowVecs)
+		for part := range g.parts {
+			t.clear(sums[0], sums[1], codes)
+			for h := part * 2 / g.parts; h < (part+1)*2/g.parts; h++ {
+				idx := t.regs(rowVecs)
+				for v := range idx {
+					VMOVUPS(t.take(t.vec), idx[v])
 				}
-				for j := range 2 { // 8 columns
-					for v := range rowVecs {
-						w := t.reg()
-						VMOVUPS(t.take(t.vec), w)
-						VPDPBUSD(w, b128, codes[v])
-						ctl := pick.control(idx[v], 2*q+j)
-						for i := range width {
-							p := ctl
-							if i < width-1 {
-								p = t.reg()
-							}
-							VPSHUFB(ctl, x[i], p)
-							VPDPBUSD(w, p, sums[v][i])
+				for q := range 2 { // 16 columns
+					x := t.unsignedQuads(2*h+q, b128)
+					for j := range 2 { // 8 columns
+						for v := range rowVecs {
+							w := t.reg()
+							VMOVUPS(t.take(t.vec), w)
+							VPDPBUSD(w, b128, codes[v])
+							t.pickDot(pick.control(idx[v], 2*q+j), w, x, sums[v])
 						}
 					}
 				}
 			}
+			t.takeOff(codes, sums)
+			t.scaled(sums, g.scaled)
 		}
-		for v := range rowVecs {
-			for i := range width {
-				VPSUBD(codes[v], sums[v][i], sums[v][i])
-			}
-		}
-		t.scaled(sums, group)
 		t.nextGroup()
 	}, nil)
 }
 
-func nm24Int8AVX2(width int, group bool) {
-	t := begin(avx2, groupName("spmmNM24Int8", group), width, width, true)
+// unsignedQuads are the activations + 128 of 16 columns (unit u) of every token.
+func (t *tile) unsignedQuads(u int, b128 VecVirtual) []VecVirtual {
+	x := t.regs(t.width)
+	for i := range x {
+		t.quad(t.unit(u, i, 0), x[i])
+		VPXORD(b128, x[i], x[i])
+	}
+	return x
+}
+
+// pickDot adds the products of codes w and picked activations to every token's sum.
+func (t *tile) pickDot(control, w VecVirtual, x, sum []VecVirtual) {
+	for i := range x {
+		p := control
+		if i < len(x)-1 {
+			p = t.reg()
+		}
+		VPSHUFB(control, x[i], p)
+		VPDPBUSD(w, p, sum[i])
+	}
+}
+
+// takeOff takes what every token has too much off its sums.
+func (t *tile) takeOff(over []VecVirtual, sums [][]VecVirtual) {
+	for v := range sums {
+		for i := range sums[v] {
+			VPSUBD(over[v], sums[v][i], sums[v][i])
+		}
+	}
+}
+
+func nm24Int8AVX2(width int, g grouping) {
+	t := begin(avx2, g.name("spmmNM24Int8"), width, width, true)
 	pick := newPicker(avx2)
 	one := ones()
 	t.blocks(nil, func() {
-		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
-		for h := range 2 {
-			// The index vectors stay in memory: registers are scarce.
-			idx := []Mem{t.take(t.vec), t.take(t.vec)}
-			for j := range 4 { // 8 columns
-				for v := range rowVecs {
-					w := YMM()
-					ctl := YMM()
-					VMOVUPS(idx[v], ctl)
-					ctl = pick.control(ctl, j)
-					VMOVUPS(t.take(t.vec), w)
-					picked := t.regs(width)
-					for i := range width {
-						t.quad(t.unit(2*h+j/2, i, 0), picked[i])
-						VPSHUFB(ctl, picked[i], picked[i])
-					}
-					abs := ctl
-					VPABSB(w, abs)
-					for i := range width {
-						p := picked[i]
-						VPSIGNB(w, p, p)
-						VPMADDUBSW(p, abs, p)
-						VPMADDWD(one, p, p)
-						VPADDD(p, sums[v][i], sums[v][i])
+		sums := [][]VecVirtual{t.regs(width), t.regs(width)}
+		for part := range g.parts {
+			t.clear(sums...)
+			for h := part * 2 / g.parts; h < (part+1)*2/g.parts; h++ {
+				// The index vectors stay in memory: registers are scarce.
+				idx := []Mem{t.take(t.vec), t.take(t.vec)}
+				for j := range 4 { // 8 columns
+					for v := range rowVecs {
+						w := YMM()
+						ctl := YMM()
+						VMOVUPS(idx[v], ctl)
+						ctl = pick.control(ctl, j)
+						VMOVUPS(t.take(t.vec), w)
+						picked := t.regs(width)
+						for i := range width {
+							t.quad(t.unit(2*h+j/2, i, 0), picked[i])
+							VPSHUFB(ctl, picked[i], picked[i])
+						}
+						abs := ctl
+						VPABSB(w, abs)
+						for i := range width {
+							p := picked[i]
+							VPSIGNB(w, p, p)
+							VPMADDUBSW(p, abs, p)
+							VPMADDWD(one, p, p)
+							VPADDD(p, sums[v][i], sums[v][i])
+						}
 					}
 				}
 			}
+			t.scaled(sums, g.scaled)
 		}
-		t.scaled(sums, group)
 		t.nextGroup()
 	}, nil)
 }
 
-func nm24Int4VNNI(width, stride int) {
-	t := begin(avx512, "spmmNM24Int4", width, stride, true)
+func nm24Int4VNNI(width int, g grouping) {
+	t := begin(avx512, g.name("spmmNM24Int4"), width, width, true)
 	pick := newPicker(avx512)
-	low := splat(avx512, 0x0f0f0f0f)
-	eight := splat(avx512, 0x08080808)
+	high := splat(avx512, 0xf0f0f0f0)
+	b128 := splat(avx512, 0x80808080)
 	t.blocks(nil, func() {
-		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
-		over := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
-		idx := [][]VecVirtual{t.regs(rowVecs), t.regs(rowVecs)}
-		for h := range 2 {
-			for v := range rowVecs {
-				VMOVUPS(t.take(t.vec), idx[h][v])
+		sums, codes := [][]VecVirtual{t.regs(width), t.regs(width)}, t.regs(rowVecs)
+		for part := range g.parts {
+			t.clear(sums[0], sums[1], codes)
+			// The index vectors stay in memory: 4 tokens take up the registers.
+			idx := make([]Mem, 4/g.parts)
+			for i := range idx {
+				idx[i] = t.take(t.vec)
 			}
-		}
-		for q := range 4 { // 16 columns
-			x := t.regs(width)
-			for i := range x {
-				t.quad(t.unit(q, i, 0), x[i])
-			}
-			for v := range rowVecs {
-				lo, hi := t.nibbles(low)
-				for j, w := range []VecVirtual{lo, hi} { // 8 columns
-					ctl := pick.control(idx[q/2][v], q%2*2+j)
-					for i := range width {
-						p := t.reg()
-						VPSHUFB(ctl, x[i], p)
-						VPDPBUSD(p, w, sums[v][i])
-						VPDPBUSD(p, eight, over[v][i])
+			for q := range 4 / g.parts { // 16 columns
+				x := t.unsignedQuads(part*2+q, b128)
+				for v := range rowVecs {
+					hi := t.reg()
+					VMOVUPS(t.take(t.vec), hi)
+					lo := t.reg()
+					VPSLLD(Imm(4), hi, lo)
+					VPANDD(high, lo, lo)
+					VPANDD(high, hi, hi)
+					for j, w := range []VecVirtual{lo, hi} { // 8 columns
+						VPDPBUSD(w, b128, codes[v])
+						t.pickDot(pick.load(idx[q/2*2+v], q%2*2+j), w, x, sums[v])
 					}
 				}
 			}
+			t.takeOff(codes, sums)
+			t.scaled(sums, true)
 		}
-		for v := range rowVecs {
-			for i := range width {
-				VPSUBD(over[v][i], sums[v][i], sums[v][i])
+		t.nextGroup()
+	}, func() {
+		sixteenth := splat(avx512, 0x3d800000)
+		for _, v := range t.acc {
+			for _, a := range v {
+				VMULPS(sixteenth, a, a)
 			}
 		}
-		t.scaled(sums, true)
-		t.nextGroup()
-	}, nil)
+	})
 }
 
-func nm24Int4AVX2(width, stride int) {
-	t := begin(avx2, "spmmNM24Int4", width, stride, true)
+func nm24Int4AVX2(width, stride int, g grouping) {
+	t := begin(avx2, g.name("spmmNM24Int4"), width, stride, true)
 	pick := newPicker(avx2)
 	one := ones()
 	low := splat(avx2, 0x0f0f0f0f)
 	eight := splat(avx2, 0x08080808)
 	t.blocks(nil, func() {
 		// Sums of 16 bits over the whole chunk: 8 pairs of at most 2*8*127 for each lane.
-		sums := [][]VecVirtual{t.zeroed(width), t.zeroed(width)}
-		idx := [4]Mem{}
-		for i := range idx {
-			idx[i] = t.take(t.vec)
-		}
-		for q := range 4 { // 16 columns
-			for v := range rowVecs {
-				nib := t.take(t.vec)
-				for j := range 2 { // 8 columns
-					w, c := YMM(), YMM()
-					VMOVUPS(nib, w)
-					if j == 1 {
-						VPSRLD(Imm(4), w, w)
-					}
-					VPAND(low, w, w)
-					VMOVUPS(idx[q/2*2+v], c)
-					c = pick.control(c, q%2*2+j)
-					for i := range width {
-						p, o := YMM(), YMM()
-						t.quad(t.unit(q, i, 0), p)
-						VPSHUFB(c, p, p)
-						// 8 of every code is surplus: 8*sum(x) goes off at once.
-						VPMADDUBSW(p, w, o)
-						VPADDW(o, sums[v][i], sums[v][i])
-						VPMADDUBSW(p, eight, o)
-						VPSUBW(o, sums[v][i], sums[v][i])
+		sums := [][]VecVirtual{t.regs(width), t.regs(width)}
+		for part := range g.parts {
+			t.clear(sums...)
+			idx := make([]Mem, 4/g.parts)
+			for i := range idx {
+				idx[i] = t.take(t.vec)
+			}
+			for q := range 4 / g.parts { // 16 columns
+				for v := range rowVecs {
+					nib := t.take(t.vec)
+					for j := range 2 { // 8 columns
+						w := YMM()
+						VMOVUPS(nib, w)
+						if j == 1 {
+							VPSRLD(Imm(4), w, w)
+						}
+						VPAND(low, w, w)
+						c := pick.load(idx[q/2*2+v], q%2*2+j)
+						for i := range width {
+							p, o := YMM(), YMM()
+							t.quad(t.unit(part*2+q, i, 0), p)
+							VPSHUFB(c, p, p)
+							// 8 of every code is surplus: 8*sum(x) goes off at once.
+							VPMADDUBSW(p, w, o)
+							VPADDW(o, sums[v][i], sums[v][i])
+							VPMADDUBSW(p, eight, o)
+							VPSUBW(o, sums[v][i], sums[v][i])
+						}
 					}
 				}
 			}
-		}
-		for v := range rowVecs {
-			for i := range width {
-				VPMADDWD(one, sums[v][i], sums[v][i])
+			for v := range rowVecs {
+				for i := range width {
+					VPMADDWD(one, sums[v][i], sums[v][i])
+				}
 			}
+			t.scaled(sums, true)
 		}
-		t.scaled(sums, true)
 		t.nextGroup()
 	}, nil)
 }

@@ -158,7 +158,7 @@ func absMax() {
 	RET()
 }
 
-// quantCodes: n is a multiple of 32 and not 0.
+// quantCodes: n is a multiple of 16 and not 0.
 func quantCodes() {
 	TEXT("quantCodesAVX2", NOSPLIT, "func(dst *int8, x *float32, n int, inv float32)")
 	Pragma("noescape")
@@ -166,17 +166,20 @@ func quantCodes() {
 	inv := YMM()
 	Load(Param("inv"), inv.AsX())
 	VBROADCASTSS(inv.AsX(), inv)
-	ord := order()
 	Label("codes")
-	var v [4]VecVirtual
-	for i := range v {
-		v[i] = YMM()
-		VMOVUPS(Mem{Base: x, Disp: 32 * i}, v[i])
-	}
-	VMOVDQU(codes(v, inv, ord), Mem{Base: dst})
-	ADDQ(U32(128), x)
-	ADDQ(U32(32), dst)
-	SUBQ(U32(32), n)
+	a, b, c := YMM(), YMM(), XMM()
+	VMULPS(Mem{Base: x}, inv, a)
+	VMULPS(Mem{Base: x, Disp: 32}, inv, b)
+	VCVTPS2DQ(a, a)
+	VCVTPS2DQ(b, b)
+	VPACKSSDW(b, a, a)
+	VPERMQ(Imm(0xd8), a, a) // undoes packing inside 128-bit lanes
+	VEXTRACTI128(Imm(1), a, c)
+	VPACKSSWB(c, a.AsX(), c)
+	VMOVDQU(c, Mem{Base: dst})
+	ADDQ(U32(64), x)
+	ADDQ(U32(16), dst)
+	SUBQ(U32(16), n)
 	JNZ(LabelRef("codes"))
 	VZEROUPPER()
 	RET()
