@@ -87,11 +87,10 @@ llm-speed: $(MODEL) build ## the speed columns of llm-table, for what it has don
 	$(LLM_SWEEP) --speed --done
 
 .PHONY: reproduce reproduce-quick
-reproduce: build ## tables of Han 2015, Deep Compression, accuracy against sparsity, the lottery ticket, slimmed ResNet-20 (hours on 2 cores; goes on where it stopped)
-	./sparserun reproduce --mnist $(DATA)/mnist --out bench/out/reproduce
-	set -o pipefail; for net in lenet-300-100 lenet-5; do $(GO) run ./experiment/run deep -net $$net -data $(DATA) -journal bench/out/reproduce/deep-$$net.jsonl | tee bench/out/reproduce/deep-$$net.md || exit 1; done
-	set -o pipefail; $(GO) run ./experiment/run resnet20 -data $(DATA) -journal bench/out/reproduce/resnet20.jsonl | tee bench/out/reproduce/resnet20.md
+CIFAR := $(DATA)/resnet/cifar10_test_jpeg_0000-1999.bin.gz
+reproduce: build ## tables of Han 2015, accuracy against sparsity, the lottery ticket, Deep Compression, slimmed ResNet-20 (hours on 2 cores; goes on where it stopped)
+	./sparserun reproduce --mnist $(DATA)/mnist --cifar $(CIFAR) --out bench/out/reproduce
 
 reproduce-quick: build ## the same in short, under a minute: fails where a method does not hold
 	@rm -rf bench/out/reproduce-quick
-	./sparserun reproduce --quick --mnist $(DATA)/mnist --out bench/out/reproduce-quick
+	./sparserun reproduce --quick --mnist $(DATA)/mnist --cifar $(CIFAR) --out bench/out/reproduce-quick

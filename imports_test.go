@@ -55,7 +55,6 @@ var allowed = map[string][]string{
 	"serve/oip/inference":     {},
 	"serve":                   {"model", "runtime", "serve/engine", "serve/oip", "serve/openai", "serve/openapi", "serve/registry", "sparse"},
 	"experiment":              {"codebook", "linalg", "loader", "model", "prune", "prune/depgraph", "runtime", "runtime/cpu", "sparse", "train"},
-	"experiment/run":          {"dataset", "experiment", "train"},
 	"examples/serve/client":   {},
 	"examples/embed":          {"loader", "prune", "runtime", "runtime/cpu"},
 	"bench/onnx":              {"loader", "model", "runtime", "runtime/cpu", "sparse"},

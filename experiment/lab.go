@@ -31,6 +31,8 @@ type Lab struct {
 	Log      func(string)
 	Progress func(LabProgress)
 
+	// whole is MNIST as Deep Compression takes it: all training images, pixels 0..1.
+	whole func() (*train.MNIST, error)
 	meter meter
 }
 
@@ -53,7 +55,8 @@ func OpenLab(dir string, j *Journal, jobs int) (*Lab, error) {
 	m.Train.Normalise(0.1307, 0.3081)
 	m.Test.Normalise(0.1307, 0.3081)
 	n := m.Train.Len()
-	return &Lab{Train: m.Train.Slice(0, n-5000), Valid: m.Train.Slice(n-5000, n), Test: m.Test, Journal: j, Jobs: max(1, jobs)}, nil
+	return &Lab{Train: m.Train.Slice(0, n-5000), Valid: m.Train.Slice(n-5000, n), Test: m.Test, Journal: j, Jobs: max(1, jobs),
+		whole: sync.OnceValues(func() (*train.MNIST, error) { return train.OpenMNIST(dir) })}, nil
 }
 
 func (l *Lab) say(format string, a ...any) {
@@ -105,11 +108,16 @@ var errMissing = errors.New("not in the journal")
 
 // cell is once with the meter: what the journal has already counts as work that took no time.
 func cell[T any](l *Lab, key string, work float64, f func() (T, error)) (T, error) {
+	return cellOf(l, l.Journal, key, work, f)
+}
+
+// cellOf is cell with a journal of its own.
+func cellOf[T any](l *Lab, j *Journal, key string, work float64, f func() (T, error)) (T, error) {
 	if l.Offline {
 		f = func() (v T, err error) { return v, errMissing }
 	}
 	ran := false
-	v, err := once(l.Journal, key, func() (T, error) { ran = true; return f() })
+	v, err := once(j, key, func() (T, error) { ran = true; return f() })
 	if !ran {
 		l.meter.mu.Lock()
 		l.meter.cached += work

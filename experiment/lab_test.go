@@ -251,7 +251,7 @@ func TestHanAndLevels(t *testing.T) {
 	require.NoError(t, table.Markdown(&md))
 	require.NoError(t, HanTable(rows).Markdown(&md))
 	require.NoError(t, ClaimTable(append(claims, LevelClaims(lr)...)).Markdown(&md))
-	require.Equal(t, 3+(2+8)+(2+3)+(2+2+6+6), strings.Count(md.String(), "\n| ")+strings.Count(md.String(), "### "), md.String())
+	require.Equal(t, 3+(2+8)+(2+3)+(2+2+6+6), strings.Count(md.String(), "\n| ")+strings.Count(md.String(), "## "), md.String())
 	require.NoError(t, LevelsCSV(&csv, levels))
 	require.NoError(t, HanCSV(&csv, runs))
 	require.Equal(t, 17+7, strings.Count(csv.String(), "\n"))

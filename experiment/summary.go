@@ -40,7 +40,7 @@ type Table struct {
 // Markdown writes the table with its title and notes.
 func (t Table) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "### %s\n\n", t.Title)
+	fmt.Fprintf(&b, "## %s\n\n", t.Title)
 	rule := slices.Repeat([]string{"---"}, len(t.Head))
 	for _, r := range append([][]string{t.Head, rule}, t.Rows...) {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(r, " | "))

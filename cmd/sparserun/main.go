@@ -51,7 +51,7 @@ type cli struct {
 	Eval        evalCmd        `cmd:"" help:"Measure a model's quality."`
 	Sweep       sweepCmd       `cmd:"" help:"Prune a model in many ways and compare quality, size and speed."`
 	Sensitivity sensitivityCmd `cmd:"" help:"Prune every matrix of a network alone and measure what it costs."`
-	Reproduce   reproduceCmd   `cmd:"" help:"Repeat published tables of pruning on MNIST."`
+	Reproduce   reproduceCmd   `cmd:"" help:"Repeat published tables of pruning."`
 	Inspect     inspectCmd     `cmd:"" help:"Show what is in a model file."`
 	Bench       benchCmd       `cmd:"" help:"Time kernels, dense and sparse, on this machine."`
 	Verify      verifyCmd      `cmd:"" help:"Check a pruned model: mask, pattern, outputs, bytes."`

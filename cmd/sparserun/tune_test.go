@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,23 +71,6 @@ func TestSensitivity(t *testing.T) {
 		require.NoError(t, err)
 		require.Positive(t, st.Size())
 	}
-}
-
-// TestReproduceTables: from a journal without runs come tables without rows; wrong names are usage.
-func TestReproduceTables(t *testing.T) {
-	mnist := filepath.Dir(testenv.Data(t, "mnist/t10k-images-idx3-ubyte.gz"))
-	dir := t.TempDir()
-	m := doJSON(t, "reproduce", "--tables", "--mnist", mnist, "--out", dir)
-	require.Empty(t, m["claims"])
-	for _, f := range []string{"han.md", "levels.csv", "lottery.json", "han.png", "reproduce.md", "reproduce.json"} {
-		_, err := os.Stat(filepath.Join(dir, f))
-		require.NoError(t, err)
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, "reproduce.json"))
-	require.NoError(t, err)
-	require.True(t, json.Valid(raw))
-	code, _, _ := do("reproduce", "alexnet", "--mnist", mnist, "--out", dir)
-	require.Equal(t, exitUsage, code)
 }
 
 // TestPruneStories: a small language model by a gradient criterion with a few steps of fine-tuning.
