@@ -77,7 +77,7 @@ func Compacts() []Compact {
 		}},
 		{Net: "lenet-5", Epochs: 5, Batch: 128, Rate: 1e-3, Seeds: 3, Goals: []Goal{{12, 0.05}, {50, 0.2}}, Variants: []Variant{
 			{Name: "12x, LAMP, gradual, distilled", Factor: 12, Criterion: prune.LAMP{}, Schedule: prune.Cubic, Ramp: 0.4, Epochs: 3, Rate: 1e-3, Distill: true},
-			{Name: "50x, on from 12x, spliced", Factor: 50, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 4, Rate: 1e-3, Distill: true, From: "12x, LAMP, gradual, distilled"},
+			{Name: "50x, on from 12x, spliced", Factor: 50, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Splice: true, Epochs: 8, Rate: 1e-3, Distill: true, From: "12x, LAMP, gradual, distilled"},
 			{Name: "100x, on from 50x", Factor: 100, Criterion: mag, Scope: prune.ScopeGlobal, Schedule: prune.Cubic, Ramp: 0.5, Epochs: 3, Rate: 1e-3, Distill: true, From: "50x, on from 12x, spliced"},
 		}},
 	}
