@@ -6,6 +6,15 @@ package sparse
 // in groups of group. Whoever wants m in that type and those groups takes both as
 // they are instead of rounding again. q is nil where m is anything else.
 func Codes(m Matrix, t DType, group int) (codes Matrix, q *Quant, err error) {
+	return codesOf(m, t, group, false)
+}
+
+// ZeroCodes is Codes of a matrix that has zero points, nil for any other.
+func ZeroCodes(m Matrix, t DType, group int) (codes Matrix, q *Quant, err error) {
+	return codesOf(m, t, group, true)
+}
+
+func codesOf(m Matrix, t DType, group int, zeros bool) (codes Matrix, q *Quant, err error) {
 	switch m.DType() {
 	case Int8, Int4, Q8_0, Q4_0:
 	default:
@@ -18,7 +27,10 @@ func Codes(m Matrix, t DType, group int) (codes Matrix, q *Quant, err error) {
 	if t != Int8 && t != Int4 || m.DType() != t {
 		return nil, nil, nil
 	}
-	if q = QuantOf(m).regrouped(rows, cols, group); q == nil {
+	if q = QuantOf(m); q == nil || (q.Zeros != nil) != zeros {
+		return nil, nil, nil
+	}
+	if q = q.regrouped(rows, cols, group); q == nil {
 		return nil, nil, nil
 	}
 	switch x := m.(type) {
@@ -38,24 +50,27 @@ func Codes(m Matrix, t DType, group int) (codes Matrix, q *Quant, err error) {
 	return codes, q, nil
 }
 
-// regrouped is q with a scale for every group columns, nil where it has zero points
-// or scales that end inside such a group.
+// regrouped is q with a scale for every group columns, nil where it has scales that end
+// inside such a group.
 func (q *Quant) regrouped(rows, cols, group int) *Quant {
-	if q == nil || q.Zeros != nil {
-		return nil
-	}
 	whole := func(g int) bool { return g == 0 || g >= cols }
 	switch {
 	case q.Group == group || whole(q.Group) && whole(group):
-		return &Quant{Group: group, Type: q.Type, Scales: q.Scales}
+		return &Quant{Group: group, Type: q.Type, Scales: q.Scales, Zeros: q.Zeros}
 	case whole(group), !whole(q.Group) && q.Group%group != 0:
 		return nil
 	}
 	out := &Quant{Group: group, Type: q.Type}
 	n := out.Groups(cols)
 	out.Scales = make([]float32, rows*n)
+	if q.Zeros != nil {
+		out.Zeros = make([]int8, rows*n)
+	}
 	for i := range out.Scales {
-		out.Scales[i], _ = q.Scale(i/n, i%n*group, cols)
+		s, zero := q.Scale(i/n, i%n*group, cols)
+		if out.Scales[i] = s; q.Zeros != nil {
+			out.Zeros[i] = int8(zero)
+		}
 	}
 	return out
 }

@@ -33,3 +33,33 @@ func gemvInt4Group32AVX2x1(a *byte)
 
 //go:noescape
 func gemvInt4Group32AVX2x2(a *byte)
+
+//go:noescape
+func gemvInt4ZeroAVX512x1(a *byte)
+
+//go:noescape
+func gemvInt4ZeroAVX512x2(a *byte)
+
+//go:noescape
+func gemvInt4ZeroAVX512x4(a *byte)
+
+//go:noescape
+func gemvInt4ZeroAVX2x1(a *byte)
+
+//go:noescape
+func gemvInt4ZeroAVX2x2(a *byte)
+
+//go:noescape
+func gemvInt4Group32ZeroAVX512x1(a *byte)
+
+//go:noescape
+func gemvInt4Group32ZeroAVX512x2(a *byte)
+
+//go:noescape
+func gemvInt4Group32ZeroAVX512x4(a *byte)
+
+//go:noescape
+func gemvInt4Group32ZeroAVX2x1(a *byte)
+
+//go:noescape
+func gemvInt4Group32ZeroAVX2x2(a *byte)

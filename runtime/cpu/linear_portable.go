@@ -17,8 +17,14 @@ type portable struct {
 
 func portablePacker(k runtime.Kernel) packFunc {
 	return func(m sparse.Matrix, group int, _ *scratch) (packed, error) {
-		c, err := sparse.Pack(m, k.Layout, k.Weight, group)
+		d, q, err := takeZeros(m, k, group)
 		if err != nil {
+			return nil, err
+		}
+		var c sparse.Matrix = d
+		if q != nil {
+			d.Quant = q // d is a copy
+		} else if c, err = sparse.Pack(m, k.Layout, k.Weight, group); err != nil {
 			return nil, err
 		}
 		p := &portable{m: c, act8: k.Act == sparse.Int8}
@@ -149,23 +155,23 @@ func (p *portable) dot(w *codes, x *acts, r, t, c0, n int) float64 {
 	for i := 0; i < n; {
 		// Up to the end of the weight's scale group.
 		end := n
-		scale := float32(1)
+		scale, zero := float32(1), float32(0)
 		if p.q != nil {
 			if g := p.q.Group; g > 0 {
 				end = min(n, (c0+i)/g*g+g-c0)
 			}
-			scale, _ = p.q.Scale(r, c0+i, p.cols)
+			scale, zero = p.q.Scale(r, c0+i, p.cols)
 		}
 		var part float64
 		if p.act8 {
 			var isum int32
 			for j, q := range x.q[t*x.qld+c0+i : t*x.qld+c0+end] {
-				isum += int32(w[i+j]) * int32(q)
+				isum += int32(w[i+j]-zero) * int32(q)
 			}
 			part = float64(isum) * float64(x.scale[t*(x.qld/actGroup)+c0/actGroup])
 		} else {
 			for j, v := range x.f32[t*x.cols+c0+i : t*x.cols+c0+end] {
-				part += float64(w[i+j]) * float64(v)
+				part += float64(w[i+j]-zero) * float64(v)
 			}
 		}
 		sum += part * float64(scale)

@@ -96,6 +96,19 @@ func tileFor(k tileKey) (tileKernel, int) {
 	return tileKernels[k][0], 16
 }
 
+// zeroKernel is the kernel of dense int4 with zero points, a scale for every group
+// columns.
+func zeroKernel(group int) tileKernel {
+	k := [2]tileKernel{gemvInt4ZeroAVX2, gemvInt4ZeroAVX512}
+	if group == 32 {
+		k = [2]tileKernel{gemvInt4Group32ZeroAVX2, gemvInt4Group32ZeroAVX512}
+	}
+	if wide(sparse.Int4) {
+		return k[1]
+	}
+	return k[0]
+}
+
 // wideKernel is the float32 kernel for batches of the dense weight that k is for, 0
 // if there is none.
 func wideKernel(k tileKernel) tileKernel {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sparserun/sparserun/linalg"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
@@ -93,6 +94,66 @@ func TestStoredCodes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestStoredZeros: dense int4 with zero points keeps codes, scales and zero points, and
+// its product is that of the weights it stands for, at any number of tokens.
+func TestStoredZeros(t *testing.T) {
+	k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutDense, Weight: sparse.Int4, Act: sparse.Int8}
+	check := func(t *testing.T, rows, cols, group int) {
+		name := fmt.Sprintf("[%d %d], groups of %d", rows, cols, group)
+		src := stored(t, sparse.Int4, sparse.F16, rows, cols, group)
+		rng := rand.New(rand.NewPCG(uint64(rows), uint64(cols)))
+		for range src.Quant.Scales {
+			src.Quant.Zeros = append(src.Quant.Zeros, int8(rng.IntN(16)-8))
+		}
+		src.Quant.Zeros[0] = 127 // as far as a byte goes
+		want, err := sparse.Read(src)
+		require.NoError(t, err)
+		w, err := pack(src, k, group, &scratch{})
+		require.NoError(t, err)
+		defer w.free()
+		_, slow := w.(*portable)
+		require.Equal(t, linalg.ISA() == linalg.Portable || group%32 != 0, slow)
+		got := weights(w, rows, cols)
+		require.Equal(t, want, got, name)
+		for _, n := range []int{1, 2, 3, 5, 8, 13} {
+			x := make([]float32, n*cols)
+			for i := range x {
+				x[i] = float32(rng.NormFloat64() + 0.5)
+			}
+			out := make([]float32, n*rows)
+			w.mul(out, rows, newActs(t, w.form(), x, n, cols), epilogue{}, 0, rows)
+			x = rounded(x, n, cols)
+			for tok := range n {
+				for r := range rows {
+					var sum, mag float64
+					for i, a := range x[tok*cols : (tok+1)*cols] {
+						p := float64(a) * float64(got[r*cols+i])
+						sum, mag = sum+p, mag+math.Abs(p)
+					}
+					require.InDelta(t, sum, out[tok*rows+r], 2e-6*(mag+10)+1e-6, "%s: token %d row %d", name, tok, r) // as in checkTiled
+				}
+			}
+		}
+		src.Quant.Zeros[0] = -9 // no byte with 8 added: rounded anew
+		w, err = pack(src, k, group, &scratch{})
+		require.NoError(t, err)
+		require.NotEqual(t, want, weights(w, rows, cols), name)
+		w.free()
+	}
+	for _, isa := range linalg.ISAs() {
+		t.Run(isa.String(), func(t *testing.T) {
+			before, err := linalg.ForceISA(isa)
+			require.NoError(t, err)
+			defer func() { _, _ = linalg.ForceISA(before) }()
+			for _, group := range []int{0, 16, 32, 64, 96, 128} {
+				for _, shape := range [][2]int{{1, 4}, {33, 36}, {70, 384}, {64, 172}, {16, 64}} {
+					check(t, shape[0], shape[1], group)
+				}
+			}
+		})
+	}
 }
 
 // TestBitmaskWithoutVBMI2: machines that expand floats but not halves have f16, too.

@@ -27,8 +27,9 @@ import (
 //	bitmask   see bitmask.go: chunks, and so blocks, differ in length
 //
 // Quantised weights in groups have one half-precision scale a row at the end of
-// each group of 64 or 32 columns, relative to the row's scale. Groups of 32 cut a
-// chunk in two halves, each with its own indices, codes and scales.
+// each group of 64 or 32 columns, relative to the row's scale, and behind these, where
+// weights have zero points (dense int4), their zero points + 8, a byte a row. Groups
+// of 32 cut a chunk in two halves, each with its own indices, codes and scales.
 //
 // tile is the argument of such a kernel: out[t*ld+r] += sum_c W[r,c]*x[t,c] for n
 // blocks of k chunks and the tokens of one panel. The layout is known to asm/.
@@ -67,6 +68,7 @@ type shape struct {
 	group      int  // columns per half-precision scale: 0, 32 or 64
 	bias       bool // dense int8: codes are stored + 128
 	signed     bool // nm24 int4: codes are stored in two's complement, not + 8
+	zeros      bool // dense int4: groups have zero points
 	chunk      int  // columns
 	chunks     int  // per block
 	values     int  // bytes of a chunk, by purpose
@@ -102,6 +104,9 @@ func (s *shape) measure() {
 	s.values = s.block * stored * int(s.typ.Bits()) / 8
 	if s.group > 0 {
 		s.scales = s.block * 2 * s.chunk / s.group
+		if s.zeros {
+			s.scales += s.scales / 2
+		}
 	}
 	s.chunks = (s.cols + s.chunk - 1) / s.chunk
 }

@@ -20,6 +20,12 @@ func newTilePacker(m sparse.Matrix, k runtime.Kernel, kern tileKernel, block, gr
 	}
 	w.layout, w.typ, w.block = k.Layout, k.Weight, block
 	w.shape.group, _ = scaleGroup(k.Weight, group)
+	if codes, q, err := takeZeros(m, k, group); err != nil {
+		return nil, nil, err
+	} else if q != nil {
+		m, p.stored, w.zeros = codes, q, true
+		w.kern = zeroKernel(w.shape.group)
+	}
 	w.bias = k.Weight == sparse.Int8 && k.Layout == sparse.LayoutDense && hasVNNI()
 	w.signed = k.Weight == sparse.Int4 && k.Layout == sparse.LayoutNM24 && hasVNNI()
 	w.measure()
@@ -73,6 +79,7 @@ type tilePacker struct {
 	half   []uint16
 	code   []int8   // [block][stored columns]
 	rel    []uint16 // [block][groups]: half-precision scales
+	zero   []byte   // [block][groups]: zero points + 8
 	index  []uint32
 }
 

@@ -3,7 +3,9 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/sparse"
 )
 
@@ -20,6 +22,20 @@ func takeCodes(m sparse.Matrix, t sparse.DType, group int) (sparse.Matrix, *spar
 	return codes, q, nil
 }
 
+// takeZeros is m as codes, scales and zero points where kernel k runs them as they are
+// stored: dense int4, zero points that with 8 added are bytes.
+func takeZeros(m sparse.Matrix, k runtime.Kernel, group int) (*sparse.Dense, *sparse.Quant, error) {
+	if k.Weight != sparse.Int4 || k.Layout != sparse.LayoutDense {
+		return nil, nil, nil
+	}
+	codes, q, err := sparse.ZeroCodes(m, k.Weight, group)
+	d, ok := codes.(*sparse.Dense) // elsewhere what is not stored is no code
+	if err != nil || !ok || slices.Min(q.Zeros) < -8 {
+		return nil, nil, err
+	}
+	return d, q, nil
+}
+
 // quantise turns a block into codes and scales: of rows, and relative to them of
 // groups. dense columns per scale are p.group, so 2:4 has half as many kept ones.
 func (p *tilePacker) quantise(f []float32, ld, b int) error {
@@ -27,6 +43,8 @@ func (p *tilePacker) quantise(f []float32, ld, b int) error {
 	if p.shape.group > 0 {
 		p.rel = grow(p.rel, p.block*p.groups())
 		clear(p.rel)
+		p.zero = grow(p.zero, p.block*p.groups())
+		clear(p.zero)
 	}
 	limit := float32(127)
 	if p.typ == sparse.Int4 {
@@ -59,7 +77,7 @@ func (p *tilePacker) quantise(f []float32, ld, b int) error {
 // groups is the half-precision scales of a row.
 func (p *tilePacker) groups() int { return p.chunks * p.chunk / p.shape.group }
 
-// storedScales takes the scales of a row of a stored matrix over. Half precision
+// storedScales takes the scales and zero points of a row of a stored matrix over. Half precision
 // holds those of its groups exactly, beside a power of two for the row, unless
 // they were stored in float32 with more bits.
 func (p *tilePacker) storedScales(scale *float32, r, row int) {
@@ -73,6 +91,12 @@ func (p *tilePacker) storedScales(scale *float32, r, row int) {
 		return
 	}
 	rel := p.rel[r*p.groups() : (r+1)*p.groups()]
+	for g := range rel {
+		if c := g * p.shape.group; p.zeros && c < p.cols {
+			_, z := p.stored.Scale(row, c, p.cols)
+			p.zero[r*p.groups()+g] = byte(int(z) + 8)
+		}
+	}
 	if n == 1 {
 		*scale = all[0]
 		for g := range rel {
@@ -137,9 +161,13 @@ func (p *tilePacker) putScales(dst []byte) {
 	per := p.chunk / p.shape.group
 	for g := range p.groups() {
 		ch, k := g/per, g%per
-		d := u16s(dst[ch*p.chunkBytes()+(k+1)*p.chunkBytes()/per-p.scales/per:])
-		for r := range p.block {
+		end := dst[ch*p.chunkBytes()+(k+1)*p.chunkBytes()/per-p.scales/per:]
+		d := u16s(end[:2*p.block])
+		for r := range d {
 			d[r] = p.rel[r*p.groups()+g]
+			if p.zeros {
+				end[2*p.block+r] = p.zero[r*p.groups()+g]
+			}
 		}
 	}
 }

@@ -24,6 +24,10 @@ const (
 	gemvInt4AVX512
 	gemvInt4Group32AVX2
 	gemvInt4Group32AVX512
+	gemvInt4Group32ZeroAVX2
+	gemvInt4Group32ZeroAVX512
+	gemvInt4ZeroAVX2
+	gemvInt4ZeroAVX512
 	gemvInt8AVX2
 	gemvInt8AVX512
 	gemvInt8Group32AVX2
@@ -226,6 +230,38 @@ func (k tileKernel) run(t *tile, width int) {
 			gemvInt4Group32AVX512x2(a)
 		case 4:
 			gemvInt4Group32AVX512x4(a)
+		}
+	case gemvInt4Group32ZeroAVX2:
+		switch width {
+		case 1:
+			gemvInt4Group32ZeroAVX2x1(a)
+		case 2:
+			gemvInt4Group32ZeroAVX2x2(a)
+		}
+	case gemvInt4Group32ZeroAVX512:
+		switch width {
+		case 1:
+			gemvInt4Group32ZeroAVX512x1(a)
+		case 2:
+			gemvInt4Group32ZeroAVX512x2(a)
+		case 4:
+			gemvInt4Group32ZeroAVX512x4(a)
+		}
+	case gemvInt4ZeroAVX2:
+		switch width {
+		case 1:
+			gemvInt4ZeroAVX2x1(a)
+		case 2:
+			gemvInt4ZeroAVX2x2(a)
+		}
+	case gemvInt4ZeroAVX512:
+		switch width {
+		case 1:
+			gemvInt4ZeroAVX512x1(a)
+		case 2:
+			gemvInt4ZeroAVX512x2(a)
+		case 4:
+			gemvInt4ZeroAVX512x4(a)
 		}
 	case gemvInt8AVX2:
 		switch width {

@@ -21,7 +21,7 @@ func (m *tiled) readRow(dst []float32, r int) {
 	lane := r % m.block
 	if m.layout == sparse.LayoutDense {
 		for c := range dst[:m.cols] {
-			dst[c] = m.stored(w, lane, c/m.chunk, c%m.chunk) * m.scaleAt(w, r, c)
+			dst[c] = (m.stored(w, lane, c/m.chunk, c%m.chunk) - m.zeroAt(w, lane, c)) * m.scaleAt(w, r, c)
 		}
 		return
 	}
@@ -67,10 +67,22 @@ func (m *tiled) scaleAt(w []byte, r, c int) float32 {
 	if m.group == 0 {
 		return m.scale[r]
 	}
+	return m.scale[r] * sparse.F16ToF32(u16s(w[m.scalesAt(c):])[r%m.block])
+}
+
+// scalesAt is where in a block the scales of the group of column c begin.
+func (m *tiled) scalesAt(c int) int {
 	per := m.chunk / m.group
 	ch, k := c/m.chunk, c%m.chunk/m.group
-	at := ch*m.chunkBytes() + (k+1)*m.chunkBytes()/per - m.scales/per
-	return m.scale[r] * sparse.F16ToF32(u16s(w[at:])[r%m.block])
+	return ch*m.chunkBytes() + (k+1)*m.chunkBytes()/per - m.scales/per
+}
+
+// zeroAt is the zero point of a row's dense column c.
+func (m *tiled) zeroAt(w []byte, lane, c int) float32 {
+	if !m.zeros {
+		return 0
+	}
+	return float32(int(w[m.scalesAt(c)+2*m.block+lane]) - 8)
 }
 
 // column is the dense column of kept number k of chunk ch.
