@@ -36,9 +36,13 @@ type Kernel struct {
 	Weight sparse.DType // type of the stored weights; 0 where the op has none
 	Act    sparse.DType // type that activations are multiplied in: F32, or Int8
 	Group  int          // columns per scale of Int8 and Int4 (Plan.Group); 0: the backend's default
+	// Window is the side of a Conv's kernel where that changes what its products cost: a
+	// 3x3 kernel of stride 1 can do with fewer. 0: any other.
+	Window int
 }
 
-// String is "Linear nm24 f16 x f32", "Linear nm24 int4 (groups of 32) x int8".
+// String is "Linear nm24 f16 x f32", "Linear nm24 int4 (groups of 32) x int8",
+// "Conv 3x3 dense f32 x f32".
 func (k Kernel) String() string {
 	if k.Weight == 0 {
 		return string(k.Op)
@@ -47,7 +51,11 @@ func (k Kernel) String() string {
 	if k.Group > 0 {
 		group = fmt.Sprintf(" (groups of %d)", k.Group)
 	}
-	return fmt.Sprintf("%s %v %v%s x %v", k.Op, k.Layout, k.Weight, group, k.Act)
+	op := string(k.Op)
+	if k.Window > 0 {
+		op = fmt.Sprintf("%s %dx%d", op, k.Window, k.Window)
+	}
+	return fmt.Sprintf("%s %v %v%s x %v", op, k.Layout, k.Weight, group, k.Act)
 }
 
 // View is a matrix that crosses the seam: float32 or int32, row-major.

@@ -85,6 +85,9 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 		if k.Weight.Quantised() {
 			k.Group = pl.o.Group
 		}
+		if k.Op == model.OpConv {
+			k.Window = convWindow(n)
+		}
 		return k
 	}
 	c.Kernel = kernel(sparse.LayoutDense)
@@ -137,8 +140,28 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 }
 
 // ConvPositions is the number of output positions that a convolution's candidates
-// are timed over, as one image of 1x1 windows.
+// are timed over, as one square image of windows of Kernel.Window, or 1x1.
 const ConvPositions = 32 * 32
+
+// convWindow is Kernel.Window of a convolution.
+func convWindow(n *model.Node) int {
+	const side = 3
+	if s := n.Weight.Shape; len(s) != 4 || s[2] != side || s[3] != side {
+		return 0
+	}
+	a, ok := n.Attr.(*model.TensorOp)
+	if !ok {
+		return 0
+	}
+	for _, name := range []string{"strides", "dilations"} {
+		for _, v := range a.Attrs[name].Ints {
+			if v != 1 {
+				return 0
+			}
+		}
+	}
+	return side
+}
 
 // kernelOp is what multiplies a node's weight: a Linear, or a convolution where the
 // backend has kernels of its own for it.

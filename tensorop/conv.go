@@ -103,6 +103,20 @@ func ConvWindow(n *model.Node, x, w []int) (win *Window, groups int, err error) 
 	return win, groups, win.size(c.str("auto_pad", ""), false)
 }
 
+// PoolWindow is the geometry of a MaxPool, AveragePool or LpPool node for an input of a
+// given shape ([N, C, ...]).
+func PoolWindow(n *model.Node, x []int) (*Window, error) {
+	c := &Call{Node: n, op: n.Attr.(*model.TensorOp)}
+	if len(x) < 3 {
+		return nil, fmt.Errorf("pool of %v: %w", x, ErrShape)
+	}
+	w, err := c.window(x[2:], nil)
+	if err != nil {
+		return nil, err
+	}
+	return w, w.size(c.str("auto_pad", ""), c.int("ceil_mode", 0) != 0)
+}
+
 // Columns unrolls the windows of one image's channels (im2col): dst[(c*K + k)*P + p]
 // is what kernel element k of channel c sees at output position p, zero in the
 // padding. src is [channels, In...].
@@ -322,14 +336,8 @@ func pool(kind string) Func {
 		if err != nil {
 			return nil, err
 		}
-		if len(x.Shape) < 3 {
-			return nil, fmt.Errorf("pool of %v: %w", x.Shape, ErrShape)
-		}
-		w, err := c.window(x.Shape[2:], nil)
+		w, err := PoolWindow(c.Node, x.Shape)
 		if err != nil {
-			return nil, err
-		}
-		if err := w.size(c.str("auto_pad", ""), c.int("ceil_mode", 0) != 0); err != nil {
 			return nil, err
 		}
 		if y, err := pool2D(c, kind, x, w); y != nil || err != nil {

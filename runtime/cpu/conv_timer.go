@@ -2,6 +2,8 @@ package cpu
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -10,10 +12,17 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// timeConv is the time of a 1x1 convolution of cols channels to rows over one image
-// of positions outputs (kernel sizes change where the input is read, not what a
-// weight costs). The weight is warm: an image reads it many times.
+// timeConv is the time of a convolution of cols channels, or k.Window^2 times fewer, to
+// rows over one image of positions outputs: other kernel sizes change where the input
+// is read, not what a weight costs. Between convolutions images are in blocks where
+// there are kernels for that (conv_forms.go): a form that reads them otherwise pays
+// for it. The weight is warm: an image reads it many times.
 func (b *Backend) timeConv(ctx context.Context, k runtime.Kernel, rows, cols int, density float64, positions int) (time.Duration, error) {
+	side, pad := max(1, k.Window), int64(max(0, k.Window-1)/2)
+	if cols%(side*side) != 0 {
+		return 0, fmt.Errorf("cpu: timing %d columns of %v: %w", cols, k, runtime.ErrShape)
+	}
+	channels, edge := cols/(side*side), max(1, int(math.Sqrt(float64(positions))))
 	w := make([]float32, rows*cols)
 	for i := range w {
 		if noise(uint64(i)) < density {
@@ -23,25 +32,37 @@ func (b *Backend) timeConv(ctx context.Context, k runtime.Kernel, rows, cols int
 			w[i] = 0
 		}
 	}
-	shape := []int{rows, cols, 1, 1}
-	n := &model.Node{Op: model.OpConv, Name: "timed", In: []model.ValueID{0}, Out: 1, Outs: []model.ValueID{1}, Attr: &model.TensorOp{Version: 17},
+	shape := []int{rows, channels, side, side}
+	attrs := map[string]model.Attribute{"pads": {Kind: model.AttrInts, Ints: []int64{pad, pad, pad, pad}}}
+	n := &model.Node{Op: model.OpConv, Name: "timed", In: []model.ValueID{0}, Out: 1, Outs: []model.ValueID{1}, Attr: &model.TensorOp{Version: 17, Attrs: attrs},
 		Weight: &model.Weight{Name: "timed", Shape: shape, Data: sparse.NewDense(rows, cols, w)}}
-	g := &model.Graph{Opsets: map[string]int{"": 17}, Values: []model.Value{{Name: "x"}, {Name: "y"}}, Inputs: []model.ValueID{0}, Outputs: []model.ValueID{1}, Nodes: []*model.Node{n}}
-	p, err := b.CompileTensors(&runtime.TensorPlan{Graph: g, Steps: []runtime.TensorStep{{Node: n, Out: 1, Weight: n.Weight.Data, Shape: shape,
-		Kernel: k, Choice: &runtime.Choice{Kernel: k, Sparsity: 1 - density}}}})
+	g := &model.Graph{Opsets: map[string]int{"": 17}, Values: []model.Value{{Name: "x", Elem: model.ElemF32}, {Name: "y", Elem: model.ElemF32}}, Inputs: []model.ValueID{0}, Outputs: []model.ValueID{1}, Nodes: []*model.Node{n}}
+	x := make([]float32, channels*edge*edge)
+	for i := range x {
+		x[i] = float32(noise(uint64(i))) - 0.5
+	}
+	in := model.F32Tensor(x, 1, channels, edge, edge)
+	plan := &runtime.TensorPlan{Graph: g, Steps: []runtime.TensorStep{{Node: n, Out: 1, Weight: n.Weight.Data, Shape: shape,
+		Kernel: k, Choice: &runtime.Choice{Kernel: k, Sparsity: 1 - density}}}}
+	dense := plan.Steps[0]
+	dense.Kernel.Layout = sparse.LayoutDense
+	blocked := wantsBlocks(g, &dense)
+	if blocked {
+		blocks := make([]float32, channelBlocks(channels)*edge*edge*blockLanes)
+		for i := range blocks {
+			blocks[i] = float32(noise(uint64(i))) - 0.5
+		}
+		in = model.F32Tensor(blocks, 1, channelBlocks(channels), edge, edge, blockLanes)
+	}
+	p, err := b.compileTensors(plan, blocked)
 	if err != nil {
 		return 0, err
 	}
 	defer p.Close()
-	x := make([]float32, cols*positions)
-	for i := range x {
-		x[i] = float32(noise(uint64(i))) - 0.5
-	}
-	in := []*model.Tensor{model.F32Tensor(x, 1, cols, 1, positions)}
 	var times []time.Duration
 	for begin := time.Now(); len(times) < timerRounds && (len(times) < 4 || time.Since(begin) < timerBudget); {
 		start := time.Now()
-		if _, err := p.Run(ctx, in, nil); err != nil {
+		if _, err := p.Run(ctx, []*model.Tensor{in}, nil); err != nil {
 			return 0, err
 		}
 		times = append(times, time.Since(start))

@@ -19,12 +19,17 @@ import (
 
 // CompileTensors implements runtime.TensorBackend.
 func (b *Backend) CompileTensors(plan *runtime.TensorPlan) (runtime.TensorProgram, error) {
-	p := &tensorProgram{pool: b.pool, plan: plan, bytes: make([]sparse.Bytes, len(plan.Steps)), lin: linalg.NewPool(b.pool.threads)}
+	return b.compileTensors(plan, false)
+}
+
+// compileTensors: see arrange for blocked.
+func (b *Backend) compileTensors(plan *runtime.TensorPlan, blocked bool) (runtime.TensorProgram, error) {
+	p := &tensorProgram{pool: b.pool, plan: plan, bytes: make([]sparse.Bytes, len(plan.Steps)), lin: linalg.NewPool(b.pool.threads), order: arrange(plan, blocked)}
 	b.pool.retain()
 	shared := map[tensorPackKey]packed{}
 	var s scratch
-	for i := range plan.Steps {
-		st, err := p.compile(i, shared, &s)
+	for _, at := range p.order.steps {
+		st, err := p.compile(at, shared, &s)
 		if err != nil {
 			p.release()
 			b.pool.release()
@@ -47,7 +52,8 @@ type tensorProgram struct {
 	pool    *pool
 	lin     *linalg.Pool
 	plan    *runtime.TensorPlan
-	steps   []tensorStep
+	order   *arrangement
+	steps   []tensorStep // in that order
 	packs   []packed
 	bytes   []sparse.Bytes
 	weights sparse.Bytes
@@ -65,9 +71,18 @@ type tensorStep interface {
 	count() (k runtime.OpKey, c runtime.OpCounter)
 }
 
-func (p *tensorProgram) compile(i int, shared map[tensorPackKey]packed, s *scratch) (tensorStep, error) {
+func (p *tensorProgram) compile(at *placed, shared map[tensorPackKey]packed, s *scratch) (tensorStep, error) {
+	i := at.i
 	st := &p.plan.Steps[i]
 	n := st.Node
+	switch {
+	case at.kind == blockedConv:
+		return p.blockConv(at)
+	case at.kind == blockedPool && at.blocks:
+		return &blockPool{node: n, channels: at.channels}, nil
+	case at.kind == blockedMean && p.order.form[at.in[0]] > 0:
+		return &blockMean{node: n, channels: p.order.form[at.in[0]]}, nil
+	}
 	if st.Weight == nil {
 		return &opStep{node: n, relu: st.Relu}, nil
 	}
@@ -157,37 +172,37 @@ func (p *tensorProgram) Run(ctx context.Context, in []*model.Tensor, c *runtime.
 }
 
 func (p *tensorProgram) loop(ctx context.Context, c *runtime.Counters) error {
-	var args []*model.Tensor
+	var args, turned []*model.Tensor
 	last := time.Now()
 	for i, s := range p.steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		st := &p.plan.Steps[i]
-		args = args[:0]
-		for _, v := range st.Node.In {
+		at := p.order.steps[i]
+		args, turned = args[:0], turned[:0]
+		for k, v := range at.in {
 			if v == model.NoValue {
 				args = append(args, nil)
 				continue
 			}
-			args = append(args, p.vals[v])
+			x := p.vals[v]
+			if blocks := p.order.wants(at, k); blocks != (p.order.form[v] > 0) {
+				var err error
+				if x, err = p.turned(x, p.order.form[v], blocks); err != nil {
+					return fmt.Errorf("cpu: node %q (%s): %w", at.op.Node.Name, at.op.Node.Op, err)
+				}
+				p.bufs.hold(x)
+				turned = append(turned, x)
+			}
+			args = append(args, x)
 		}
-		out, err := s.run(p, args)
-		if err != nil {
+		if err := p.step(at, s, args); err != nil {
 			return fmt.Errorf("cpu: %w", err)
 		}
-		if st.Weight != nil || st.Relu {
-			p.vals[st.Out] = out[0]
-			p.bufs.hold(out[0])
-		} else {
-			for k, v := range st.Node.Outs {
-				if v != model.NoValue && k < len(out) {
-					p.vals[v] = out[k]
-					p.bufs.hold(out[k])
-				}
-			}
+		for _, x := range turned {
+			p.bufs.release(x)
 		}
-		for _, v := range st.Free {
+		for _, v := range at.free {
 			p.bufs.release(p.vals[v])
 			p.vals[v] = nil
 		}
@@ -198,6 +213,38 @@ func (p *tensorProgram) loop(ctx context.Context, c *runtime.Counters) error {
 			c.Count(key, did)
 			last = now
 		}
+	}
+	return nil
+}
+
+// step runs one step and keeps its outputs in their form.
+func (p *tensorProgram) step(at *placed, s tensorStep, args []*model.Tensor) error {
+	if at.total > 0 { // into a Concat's output
+		y, err := s.(*blockConv).output(p, args, p.vals[at.outs[0]])
+		if err == nil && p.vals[at.outs[0]] == nil {
+			p.vals[at.outs[0]] = y
+			p.bufs.hold(y)
+		}
+		return err
+	}
+	out, err := s.run(p, args)
+	if err != nil {
+		return err
+	}
+	for k, v := range at.outs {
+		if v == model.NoValue || k >= len(out) {
+			continue
+		}
+		y := out[k]
+		if blocks := p.order.form[v] > 0; blocks != at.blocks {
+			p.bufs.hold(y)
+			if y, err = p.turned(out[k], at.channels, blocks); err != nil {
+				return fmt.Errorf("node %q (%s): %w", at.op.Node.Name, at.op.Node.Op, err)
+			}
+			p.bufs.release(out[k])
+		}
+		p.vals[v] = y
+		p.bufs.hold(y)
 	}
 	return nil
 }

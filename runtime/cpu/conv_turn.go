@@ -1,0 +1,77 @@
+package cpu
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/runtime"
+)
+
+// turned is an image in the other form: [N, C, H, W], with the given channels, or in
+// blocks, [N, C/16, H, W, 16].
+func (p *tensorProgram) turned(t *model.Tensor, channels int, blocks bool) (*model.Tensor, error) {
+	f, ok := t.Data.([]float32)
+	if !ok || blocks && len(t.Shape) != 4 {
+		return nil, fmt.Errorf("%v %v as an image: %w", t.Elem, t.Shape, runtime.ErrShape)
+	}
+	if blocks {
+		channels = t.Shape[1]
+	}
+	n, h, w, cb := t.Shape[0], t.Shape[2], t.Shape[3], channelBlocks(channels)
+	shape := []int{n, channels, h, w}
+	if blocks {
+		shape = []int{n, cb, h, w, blockLanes}
+	}
+	y, err := p.bufs.tensor(shape...)
+	if err != nil {
+		return nil, err
+	}
+	j := &turnBlocks{plain: f, blocks: y.Data.([]float32), channels: channels, positions: h * w, in: blocks, args: make([]blockArgs, p.pool.threads)}
+	if !blocks {
+		j.plain, j.blocks = j.blocks, j.plain
+	}
+	if y.Len() > 0 {
+		p.pool.run(j, n*cb)
+	}
+	return y, nil
+}
+
+// turnBlocks turns a block of an image a part.
+type turnBlocks struct {
+	plain, blocks       []float32
+	channels, positions int
+	in                  bool // into blocks
+	args                []blockArgs
+}
+
+func (j *turnBlocks) part(worker, i int) {
+	cb := channelBlocks(j.channels)
+	c := i % cb * blockLanes
+	n := min(blockLanes, j.channels-c)
+	plain := j.plain[(i/cb*j.channels+c)*j.positions:][:n*j.positions]
+	block := j.blocks[i*j.positions*blockLanes:][:j.positions*blockLanes]
+	done := 0
+	if squares := j.positions / blockLanes; n == blockLanes && squares > 0 {
+		const line, square = 4 * blockLanes, 4 * blockLanes * blockLanes
+		a := &j.args[worker]
+		if j.in {
+			*a = blockArgs{src: unsafe.Pointer(&plain[0]), step: 4 * j.positions, srcStride: line, dst: unsafe.Pointer(&block[0]), pix: line, vec: square, count: squares}
+		} else {
+			*a = blockArgs{src: unsafe.Pointer(&block[0]), step: line, srcStride: square, dst: unsafe.Pointer(&plain[0]), pix: 4 * j.positions, vec: line, count: squares}
+		}
+		a.transpose()
+		*a = blockArgs{}
+		done = squares * blockLanes
+	}
+	for p := done; p < j.positions; p++ {
+		pixel := block[p*blockLanes:][:blockLanes]
+		for k := range n {
+			if j.in {
+				pixel[k] = plain[k*j.positions+p]
+			} else {
+				plain[k*j.positions+p] = pixel[k]
+			}
+		}
+	}
+}
