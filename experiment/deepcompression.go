@@ -30,7 +30,9 @@ type Compression struct {
 	Share train.Options
 	Bits  []int
 	// Teach mixes the dense network's answers into both losses (Hinton et al. 2015); weight 0: not.
-	Teach   train.Distill
+	Teach train.Distill
+	// Shift moves training images by up to so many pixels each way, those of the dense network too.
+	Shift   int
 	Seeds   int
 	Samples int // 0: all 60,000 training images
 	// Goal is how many times fewer bytes it must have, at an error of at most Points over the dense one's.
@@ -58,14 +60,16 @@ type Compressed struct {
 }
 
 // Compressions are the two of the paper's MNIST table, pruned about as far as there (12 times), with five
-// bits a value where it has five, six and eight.
+// bits a value where it has five, six and eight. LeNet-5, dense and pruned, sees shifted images: without
+// that (5, 9 and 2 epochs) the coded networks of seeds 1 and 2 erred on 3 more of the 10,000 test images
+// than the dense ones did.
 func Compressions() []Compression {
 	teach := train.Distill{Temperature: 3, Weight: 0.7}
 	return []Compression{
 		{Net: "lenet-300-100", Dense: adam(15, 1e-3), Prune: adam(30, 1e-3), Keep: []float64{0.07, 0.09, 0.26}, Share: adam(4, 2e-4), Bits: []int{5, 5, 5},
 			Teach: teach, Seeds: 3, Goal: Goal{40, 0}},
-		{Net: "lenet-5", Dense: adam(5, 1e-3), Prune: adam(9, 1e-3), Keep: []float64{0.66, 0.15, 0.075, 0.25}, Share: adam(2, 2e-4), Bits: []int{5, 5, 5, 5},
-			Teach: teach, Seeds: 3, Goal: Goal{39, 0}},
+		{Net: "lenet-5", Dense: adam(8, 1e-3), Prune: adam(16, 1e-3), Keep: []float64{0.66, 0.15, 0.075, 0.25}, Share: adam(3, 2e-4), Bits: []int{5, 5, 5, 5},
+			Teach: teach, Shift: 2, Seeds: 3, Goal: Goal{39, 0}},
 	}
 }
 
@@ -109,6 +113,9 @@ func (l *Lab) Deep(ctx context.Context, plans []Compression, dir string) ([]Comp
 			seed, at := uint64(s+1), len(results)
 			results = append(results, nil)
 			key := fmt.Sprintf("deep compression %s seed %d keep %v bits %v epochs %d+%d+%d", c.Net, seed, c.Keep, c.Bits, c.Dense.Epochs, c.Prune.Epochs, c.Share.Epochs)
+			if c.Shift > 0 {
+				key += fmt.Sprintf(" shift %d", c.Shift)
+			}
 			if c.Samples > 0 {
 				key += fmt.Sprintf(" samples %d", c.Samples)
 			}
@@ -157,7 +164,12 @@ func (r *compressor) fit(n *train.Net, o train.Options) error {
 	if r.taught != nil {
 		o.Loss = r.c.Teach
 	}
-	_, err := train.Fit(r.ctx, n, cmp.Or(r.taught, r.d.Train), o, func(train.Progress) {
+	items := cmp.Or(r.taught, r.d.Train)
+	data := train.Data(items)
+	if r.c.Shift > 0 {
+		data = &train.Augmented{Items: items, C: 1, H: 28, W: 28, Shift: r.c.Shift, Seed: r.seed}
+	}
+	_, err := train.Fit(r.ctx, n, data, o, func(train.Progress) {
 		r.lab.did(float64(o.Batch)*r.cost, r.c.Net+" deep compression")
 	})
 	return err
