@@ -5,6 +5,12 @@ import (
 	"encoding/binary"
 	"math"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sparserun/sparserun/codebook"
+	"github.com/sparserun/sparserun/sparse"
 )
 
 func i64s(v ...int64) []byte {
@@ -79,6 +85,15 @@ func sparseCases() []hostile {
 		return []st{{".weight_packed", "I32", []int{8, words}, make([]byte, 32*words)}, {".weight_shape", "I64", []int{len(dims)}, i64s(dims...)},
 			{".weight_scale", "F16", []int{8, 2}, ones(16)}}
 	}
+	blocked := func(rows, cols string) string {
+		return quantConfig(`"config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":8,"type":"int","symmetric":true,"strategy":"block","block_structure":[` + rows + `,` + cols + `]}}}`)
+	}
+	// Three pairs of a gap and a value that end on the last of eight places, in a shape of four.
+	past, _, err := codebook.Coded("w", []int{8}, []float32{0, 1, 0, 0.5, 0, 0, 0, 1}, 4)
+	if err != nil {
+		panic(err)
+	}
+	past.Shape = []int{2, 2}
 	return []hostile{
 		mk(34, "index pair equal", ErrSparse, m24, marlin(setByte(goodMeta, 17, 0x40), []int{1, 128}, ones(64))...),
 		mk(34, "index pair descending", ErrSparse, m24, marlin(setByte(goodMeta, 17, 0x41), []int{1, 128}, ones(64))...),
@@ -106,6 +121,13 @@ func sparseCases() []hostile {
 		mk(42, "mask without values", ErrSparse, plain, st{".bitmask", "U8", []int{8, 2}, mask24}, st{".shape", "I64", []int{2}, i64s(8, 16)}),
 		mk(42, "values without a mask", ErrSparse, plain, st{".compressed", "F16", []int{64}, ones(64)}, st{".shape", "I64", []int{2}, i64s(8, 16)}),
 		mk(42, "mask of a wrong type", ErrSparse, plain, st{".compressed", "F16", []int{64}, ones(64)}, st{".bitmask", "I8", []int{8, 2}, mask24}, st{".shape", "I64", []int{2}, i64s(8, 16)}),
+		mk(43, "more blocks than rows hold", ErrSparse, blocked("4", "8"), q8(f32s(6, func(int) float32 { return 1 }), 3, 2)...),
+		mk(43, "more blocks than columns hold", ErrSparse, blocked("4", "8"), q8(f32s(6, func(int) float32 { return 1 }), 2, 3)...),
+		mk(43, "blocks that end before the rows do", ErrSparse, blocked("4", "8"), q8(f32s(2, func(int) float32 { return 1 }), 1, 2)...),
+		mk(43, "blocks of no rows", ErrSparse, blocked("0", "8"), q8(f32s(4, func(int) float32 { return 1 }), 2, 2)...),
+		mk(43, "blocks of -8 columns", ErrSparse, blocked("4", "-8"), q8(f32s(4, func(int) float32 { return 1 }), 2, 2)...),
+		mk(43, "row offset past the values", ErrSparse, plain, bm(mask24, 64, []int64{0, 8, 16, 24, 32, 40, 48, 64}, i64s(8, 16))...),
+		{no: 43, name: "gaps past the end", want: ErrFormat, file: (&codebook.File{Network: matmul(), Tensors: []codebook.Tensor{past}}).Append(nil)},
 		mk(44, "declared sparsity", ErrSparse, quantConfig(`"sparsity_config":{"format":"sparse-bitmask","sparsity_structure":"unstructured","global_sparsity":0.01}`),
 			bm(bytes.Repeat([]byte{0, 1}, 8), 8, []int64{0, 1, 2, 3, 4, 5, 6, 7}, i64s(8, 16))...),
 		mk(44, "declared sparsity beyond 1", ErrConfig, quantConfig(`"sparsity_config":{"global_sparsity":1.5}`), bm(mask24, 64, even, i64s(8, 16))...),
@@ -131,5 +153,25 @@ func sparseCases() []hostile {
 		mk(45, "zero points of another shape", ErrSparse, asym, append(pack(2, 8, 16), st{".weight_zero_point", "I32", []int{2, 2}, make([]byte, 16)})...),
 		mk(45, "group index out of range", ErrSparse, int4cfg, append(pack(2, 8, 16), st{".weight_g_idx", "I32", []int{16}, bytes.Repeat([]byte{2, 0, 0, 0}, 16)})...),
 		mk(45, "another quantisation", ErrUnsupported, strings.Replace(int4cfg, "compressed-tensors", "gptq", 1), pack(2, 8, 16)...),
+	}
+}
+
+// TestBlocksPlain: what case 43 breaks opens as long as it is whole, and a block may reach past the end.
+func TestBlocksPlain(t *testing.T) {
+	for _, c := range []struct {
+		block  string
+		scales []int
+	}{{"4,8", []int{2, 2}}, {"3,5", []int{3, 4}}, {"100,100", []int{1, 1}}} {
+		config := quantConfig(`"config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":8,"type":"int","symmetric":true,"strategy":"block","block_structure":[` + c.block + `]}}}`)
+		scale := f32s(c.scales[0]*c.scales[1], func(i int) float32 { return float32(i + 1) })
+		tensors := replaceK(st{".weight", "I8", []int{8, 16}, bytes.Repeat([]byte{1}, 128)}, st{".weight_scale", "F32", c.scales, scale})
+		g, err := Open(folder(t, map[string][]byte{fileConfig: []byte(config), fileWeights: safeFile(tensors...)}))
+		require.NoError(t, err, c.block)
+		k, err := g.Weight("model.layers.0.self_attn.k_proj.weight")
+		require.NoError(t, err)
+		w, err := sparse.Read(k.Data)
+		require.NoError(t, err)
+		require.Equal(t, float32(c.scales[0]*c.scales[1]), w[127], "the last block's scale")
+		require.NoError(t, g.Close())
 	}
 }
