@@ -153,13 +153,8 @@ func writeBlock(path string, data []byte) error {
 			os.Remove(f.Name())
 		}
 	}
-	var pe *fs.PathError
-	var le *os.LinkError
-	switch {
-	case errors.As(err, &pe):
-		return pe.Err
-	case errors.As(err, &le):
-		return le.Err
+	if cause := errors.Unwrap(err); cause != nil { // of a PathError or a LinkError
+		return cause
 	}
 	return err
 }

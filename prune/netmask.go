@@ -29,35 +29,6 @@ func signedKey(x float32) uint32 {
 	return b | 1<<31
 }
 
-// netTargets chooses among train's prunable parameters as Targets does among weights.
-func netTargets(n *train.Net, include, exclude []string) ([]*train.Param, error) {
-	inc, err := compile(include)
-	if err != nil {
-		return nil, err
-	}
-	exc, err := compile(exclude)
-	if err != nil {
-		return nil, err
-	}
-	var out []*train.Param
-	for _, p := range n.Prunable() {
-		in, ex := len(inc) == 0 || inc.match(p.Name), exc.match(p.Name)
-		if in && !ex {
-			out = append(out, p)
-		}
-	}
-	if err := inc.unused(); err != nil {
-		return nil, err
-	}
-	if err := exc.unused(); err != nil {
-		return nil, err
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("prune: the network has no matrix to prune: %w", ErrTarget)
-	}
-	return out, nil
-}
-
 // cutMasks turns scores into masks: of all weights that compete the smallest go, after those that
 // are masked already, and of equal ones the first. rates, if not nil, are the targets' own
 // sparsities and take the place of the pattern's.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
+	"github.com/sparserun/sparserun/train"
 )
 
 // DefaultRule says in one line what is pruned when nothing else is asked for.
@@ -20,6 +21,32 @@ const DefaultRule = "all Linear layers but the head; embeddings, norms and biase
 // weight's name ("*.mlp.*", where * spans dots) or, after "re:", a regular
 // expression. A pattern that matches nothing is an error: it is a typing mistake.
 func Targets(g *model.Graph, include, exclude []string) ([]*model.Weight, error) {
+	usual := map[*model.Weight]bool{}
+	for _, n := range g.Linears() {
+		usual[n.Weight] = true
+	}
+	for _, n := range g.Nodes {
+		if n.Op == model.OpEmbedding || n.Name == model.HeadName {
+			delete(usual, n.Weight)
+		}
+	}
+	var all []*model.Weight
+	for _, w := range g.Weights {
+		if !w.Rank1() {
+			all = append(all, w)
+		}
+	}
+	return choose(all, include, exclude, func(w *model.Weight) (string, bool) { return w.Name, usual[w] })
+}
+
+// netTargets chooses among train's prunable parameters as Targets does among weights; without patterns all.
+func netTargets(n *train.Net, include, exclude []string) ([]*train.Param, error) {
+	return choose(n.Prunable(), include, exclude, func(p *train.Param) (string, bool) { return p.Name, true })
+}
+
+// choose takes those of all whose names match include, or without it the usual ones, and no name of exclude. of
+// tells a matrix's name and whether it is usual.
+func choose[T any](all []T, include, exclude []string, of func(T) (string, bool)) ([]T, error) {
 	inc, err := compile(include)
 	if err != nil {
 		return nil, err
@@ -28,26 +55,12 @@ func Targets(g *model.Graph, include, exclude []string) ([]*model.Weight, error)
 	if err != nil {
 		return nil, err
 	}
-	chosen := map[*model.Weight]bool{}
-	if len(inc) == 0 {
-		for _, n := range g.Linears() {
-			chosen[n.Weight] = true
-		}
-		for _, n := range g.Nodes {
-			if n.Op == model.OpEmbedding || n.Name == model.HeadName {
-				delete(chosen, n.Weight)
-			}
-		}
-	}
-	for _, w := range g.Weights {
-		if w.Rank1() {
-			continue
-		}
-		if inc.match(w.Name) {
-			chosen[w] = true
-		}
-		if exc.match(w.Name) {
-			delete(chosen, w)
+	var out []T
+	for _, x := range all {
+		name, usual := of(x)
+		in, ex := inc.match(name), exc.match(name) // both always: a pattern that matches nothing is found out
+		if (in || usual && len(inc) == 0) && !ex {
+			out = append(out, x)
 		}
 	}
 	if err := inc.unused(); err != nil {
@@ -55,12 +68,6 @@ func Targets(g *model.Graph, include, exclude []string) ([]*model.Weight, error)
 	}
 	if err := exc.unused(); err != nil {
 		return nil, err
-	}
-	var out []*model.Weight
-	for _, w := range g.Weights {
-		if chosen[w] {
-			out = append(out, w)
-		}
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("prune: no matrix is left to prune (rule: %s): %w", DefaultRule, ErrTarget)
