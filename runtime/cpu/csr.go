@@ -47,7 +47,8 @@ func csrWindow(wide bool) int {
 	return 256
 }
 
-// csrFew is the largest batch that runs token by token; more are transposed.
+// csrFew is the largest batch that runs token by token; more are transposed, and
+// so are the last few tokens of such.
 const csrFew = 8
 
 // csrArgs is the argument of the kernels; the layout is known to asm/.
@@ -93,7 +94,7 @@ func (m *csrTiled) stepBytes() int { return m.block * (int(m.typ.Bits())/8 + 1) 
 
 func (m *csrTiled) mul(out []float32, ld int, x *acts, e epilogue, r0, r1 int) {
 	e.start(out, ld, x.rows, r0, r1)
-	if x.rows <= csrFew {
+	if x.pt == nil {
 		m.few(out, ld, x, r0, r1)
 		return
 	}

@@ -82,9 +82,9 @@ func TestLinearAllocates(t *testing.T) {
 					act = sparse.Int8
 				}
 				k := runtime.Kernel{Op: model.OpLinear, Layout: layout, Weight: dtype, Act: act}
-				l, err := b.Linear(sparse.NewDense(rows, cols, w), k, 0, 64)
+				l, err := b.Linear(sparse.NewDense(rows, cols, w), k, 0, 130)
 				require.NoError(t, err)
-				for _, batch := range []int{1, 3, 64} {
+				for _, batch := range []int{1, 3, 64, 130} {
 					x := make([]float32, batch*cols)
 					l.Run(x)
 					require.Zero(t, testing.AllocsPerRun(20, func() { l.Run(x) }), "%v, batch %d", k, batch)

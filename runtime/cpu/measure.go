@@ -95,25 +95,14 @@ func (l *Linear) Run(x []float32) []float32 {
 	s.x.rows, s.x.f32 = len(x)/l.cols, x
 	f := s.parts[0].w.form()
 	s.x.begin(f)
-	n := s.x.rows
-	if s.x.step(f) < n && l.b.pool.threads > 1 {
-		per := (n/l.b.pool.threads/s.x.step(f) + 1) * s.x.step(f)
-		s.making = formJob{s.x, f, per}
-		l.b.pool.run(&s.making, (n+per-1)/per)
-	} else {
-		s.x.prepare(f, 0, n)
-	}
-	s.cuts = s.few
-	if n > manyRows {
-		s.cuts = s.many
-	}
-	l.b.pool.run(l, len(s.cuts))
-	return l.out[:n*l.rows]
+	s.making.run(l.b.pool, s.x, f)
+	l.b.pool.run(l, s.deal())
+	return l.out[:s.x.rows*l.rows]
 }
 
-func (l *Linear) part(_, i int) {
-	c := l.step.cuts[i]
-	l.step.parts[0].w.mul(l.out, l.rows, l.step.x, epilogue{}, c.r0, c.r1)
+func (l *Linear) part(worker, i int) {
+	c, x, t0 := l.step.share(worker, i)
+	l.step.parts[0].w.mul(l.out[t0*l.rows:], l.rows, x, epilogue{}, c.r0, c.r1)
 }
 
 // Close frees the weight.

@@ -54,6 +54,7 @@ func (x *acts) beginPanels(f form) {
 	m := x.mem[f]
 	switch {
 	case f == formTokens:
+		x.pt = nil
 		if x.rows > csrFew {
 			x.pt = f32s(m[:panelBytes(f, x.rows, x.cols)])
 		}
@@ -68,8 +69,22 @@ func (x *acts) beginPanels(f form) {
 	}
 }
 
-// panelStep is the width of a panel.
-func (x *acts) panelStep(f form) int { return panelTop(f) }
+// panelStep is the width of a panel, of tokens in lanes those whose numbers of a
+// column fill a cache line.
+func (x *acts) panelStep(f form) int {
+	if f == formTokens {
+		return 16
+	}
+	return panelTop(f)
+}
+
+// tile is the activations of rows t0..t1-1, whole tiles of formTokens.
+func (x *acts) tile(t0, t1 int) acts {
+	y := *x
+	y.rows, y.f32 = t1-t0, x.f32[t0*x.cols:t1*x.cols]
+	y.pt = x.pt[t0*x.cols:]
+	return y
+}
 
 // preparePanels fills the panels of rows t0..t1-1.
 func (x *acts) preparePanels(f form, t0, t1 int) {
@@ -140,23 +155,28 @@ func (x *acts) floatPanels(t0, t1 int) {
 	}
 }
 
-// tokenTiles transposes whole tiles of tokens: [columns][width], width the tokens
-// of the tile rounded up to whole vectors.
+// tokenTiles transposes tokens t0..t1-1 into tiles: [columns][width], width the
+// tokens of the tile rounded up to whole vectors.
 func (x *acts) tokenTiles(t0, t1 int) {
+	const few = 64 // columns at a time: what is written of them stays in a first-level cache
 	top := panelTop(formTokens)
 	wide, _ := csrShape()
 	lanes := csrLanes(wide)
-	for t := t0; t < t1; t += top {
-		n := min(x.rows-t, top)
-		width := (n + lanes - 1) / lanes * lanes
+	for t := t0 / top * top; t < t1; t += top {
+		width := (min(x.rows-t, top) + lanes - 1) / lanes * lanes
 		dst := x.pt[t*x.cols : t*x.cols+width*x.cols]
+		first, end := max(t0-t, 0), min(t1-t, top)
 		whole := x.cols &^ 7
-		for i := 0; i+8 <= n; i += 8 {
-			transposeRows(dst[i:], width, x.f32[(t+i)*x.cols:], x.cols, whole)
+		last := first + (end-first)&^7
+		for c := 0; c < whole; c += few {
+			n := min(few, whole-c)
+			for i := first; i < last; i += 8 {
+				transposeRows(dst[c*width+i:], width, x.f32[(t+i)*x.cols+c:], x.cols, n)
+			}
 		}
-		for i := range n {
+		for i := first; i < end; i++ {
 			c := 0
-			if i < n&^7 {
+			if i < last {
 				c = whole
 			}
 			for ; c < x.cols; c++ {

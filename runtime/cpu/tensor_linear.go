@@ -51,27 +51,18 @@ func (m *product) mul(p *tensorProgram, out []float32, ld int, x []float32, n in
 	}
 	m.x.rows, m.x.cols, m.x.f32 = n, m.cols, x
 	m.x.begin(f)
-	step := m.x.step(f)
-	if step < n && p.pool.threads > 1 && n*m.cols > grain {
-		per := (n/(2*p.pool.threads)/step + 1) * step
-		p.pool.run(&formJob{&m.x, f, per}, (n+per-1)/per)
-	} else {
-		m.x.prepare(f, 0, n)
-	}
+	m.lin.x = &m.x
+	m.lin.making.run(p.pool, m.lin.x, f)
 	m.out, m.ld = out, ld
-	m.lin.cuts = m.lin.few
-	if n > manyRows {
-		m.lin.cuts = m.lin.many
-	}
-	p.pool.run(m, len(m.lin.cuts))
+	p.pool.run(m, m.lin.deal())
 	m.calls = int64(n)
 	m.out, m.x.f32 = nil, nil
 	return nil
 }
 
-func (m *product) part(_, i int) {
-	c := m.lin.cuts[i]
-	m.w.mul(m.out, m.ld, &m.x, epilogue{bias: m.bias}, c.r0, c.r1)
+func (m *product) part(worker, i int) {
+	c, x, t0 := m.lin.share(worker, i)
+	m.w.mul(m.out[t0*m.ld:], m.ld, x, epilogue{bias: m.bias}, c.r0, c.r1)
 }
 
 func (m *product) free() { m.mem.free() }

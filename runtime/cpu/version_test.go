@@ -17,7 +17,7 @@ import (
 var update = flag.Bool("update", false, "write kernel_version.go")
 
 // kernelSources are the files that decide how long a kernel takes.
-var kernelSources = []string{"*.s", "../../linalg/*.s", "tile*.go", "bitmask*.go", "csr*.go", "panel.go", "packers*.go", "slab.go", "pool.go", "linear_*.go", "measure.go",
+var kernelSources = []string{"*.s", "../../linalg/*.s", "tile*.go", "bitmask*.go", "csr*.go", "panel.go", "packers*.go", "slab.go", "pool.go", "dealer.go", "linear_*.go", "measure.go",
 	"timer.go", "conv_*.go", "tensor_conv*.go"}
 
 // TestKernelVersion: the planner's cached times are those of these kernels. Whoever
