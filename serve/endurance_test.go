@@ -105,7 +105,7 @@ func TestOverload(t *testing.T) {
 	for attempt := 0; attempt < 6 && ratio < 0.9; attempt++ {
 		var peak, good float64
 		for range 4 {
-			p := rate(closed)
+			p := max(rate(closed), 1) // none in a window: the machine is somebody else's
 			peak += p
 			good += rate(open(time.Duration(400 / (10 * p) * float64(time.Second)))) // 400 tokens a request
 		}

@@ -28,6 +28,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if kind, url, ok := strings.Cut(os.Getenv(clientEnv), " "); ok {
+		if err := overheadClient(kind, url); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "sparserun-serve-test")
 	if err != nil {
 		panic(err)
@@ -41,7 +48,7 @@ func TestMain(m *testing.M) {
 // harness is a server on ports of its own with the models it was started with.
 type harness struct {
 	*Server
-	t      *testing.T
+	t      testing.TB
 	reg    *registry.Registry
 	client *http.Client
 	url    string
@@ -73,12 +80,12 @@ func story(t testing.TB) registry.Spec {
 }
 
 // start serves specs until the test ends, and holds it to leaving no goroutine behind.
-func start(t *testing.T, o Options, specs ...registry.Spec) *harness {
+func start(t testing.TB, o Options, specs ...registry.Spec) *harness {
 	t.Helper()
 	return startThreads(t, goruntime.NumCPU(), o, specs...)
 }
 
-func startThreads(t *testing.T, threads int, o Options, specs ...registry.Spec) *harness {
+func startThreads(t testing.TB, threads int, o Options, specs ...registry.Spec) *harness {
 	t.Helper()
 	before := goruntime.NumGoroutine()
 	h := &harness{t: t, log: &lockedBuffer{}, done: make(chan error, 1)}
@@ -117,7 +124,7 @@ func startThreads(t *testing.T, threads int, o Options, specs ...registry.Spec) 
 }
 
 // noLeak waits for goroutines to end; what is left is printed.
-func noLeak(t *testing.T, before int) {
+func noLeak(t testing.TB, before int) {
 	t.Helper()
 	var now int
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

@@ -141,7 +141,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 		return nil, err
 	}
 	j := &job{
-		Request: r, sampler: sampler, stream: newStream(e.cancelled), text: runtime.NewTextOut(e.Tokenizer(), r.Stop),
+		Request: r, sampler: sampler, stream: newStream(r.Ready, e.cancelled), text: runtime.NewTextOut(e.Tokenizer(), r.Stop),
 		max: e.context - len(r.Prompt),
 	}
 	if r.MaxTokens > 0 {

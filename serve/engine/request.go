@@ -44,7 +44,10 @@ type Request struct {
 	Logprobs    bool
 	TopLogprobs int
 	Constraint  Constraint // nil: free text
-	Deadline    time.Time  // zero: none
+	// Ready, with room for one token, is what Stream.Ready gives, so that one caller
+	// waits for many requests; nil: each has its own.
+	Ready    chan struct{}
+	Deadline time.Time // zero: none
 }
 
 // Constraint restricts which tokens may come next, for JSON mode and the like. It

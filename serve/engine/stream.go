@@ -15,12 +15,34 @@ type Stream struct {
 	err     error         // how it ended, io.EOF for a success
 	ended   bool          // err is set
 	gone    bool          // Close was called
-	ready   chan struct{} // holds a token while Next has something to look at
+	ready   chan struct{} // holds a token while Next or Poll has something to look at
 	wake    func()        // tells the engine of gone
 }
 
-func newStream(wake func()) *Stream {
-	return &Stream{ready: make(chan struct{}, 1), wake: wake}
+// newStream makes one that tells ready, which holds one token, or a channel of its own.
+func newStream(ready chan struct{}, wake func()) *Stream {
+	if ready == nil {
+		ready = make(chan struct{}, 1)
+	}
+	return &Stream{ready: ready, wake: wake}
+}
+
+// Ready gives a token when Poll has something to tell: Request.Ready, or the stream's own.
+func (s *Stream) Ready() <-chan struct{} { return s.ready }
+
+// Poll is Next without the wait: ok is false where nothing came since.
+func (s *Stream) Poll() (ev Event, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.pending:
+		ev = s.event
+		s.event, s.pending = Event{}, false
+		return ev, true, nil
+	case s.ended:
+		return Event{}, false, s.err
+	}
+	return Event{}, false, nil
 }
 
 // Next waits for what comes next. After the event with Finish it returns io.EOF.
@@ -28,18 +50,9 @@ func newStream(wake func()) *Stream {
 // for it. The end of ctx ends the wait, not the request.
 func (s *Stream) Next(ctx context.Context) (Event, error) {
 	for {
-		s.mu.Lock()
-		if s.pending {
-			e := s.event
-			s.event, s.pending = Event{}, false
-			s.mu.Unlock()
-			return e, nil
+		if ev, ok, err := s.Poll(); ok || err != nil {
+			return ev, err
 		}
-		if s.ended {
-			s.mu.Unlock()
-			return Event{}, s.err
-		}
-		s.mu.Unlock()
 		select {
 		case <-s.ready:
 		case <-ctx.Done():

@@ -113,15 +113,21 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, m *registry.Mo
 // errQuiet: nothing came for as long as wire.Ping.
 var errQuiet = errors.New("quiet")
 
-// next is the next event, or errQuiet.
-func next(ctx context.Context, st *engine.Stream, quiet time.Duration) (engine.Event, error) {
-	wait, cancel := context.WithTimeoutCause(ctx, quiet, errQuiet)
-	defer cancel()
-	ev, err := st.Next(wait)
-	if errors.Is(err, errQuiet) && ctx.Err() != nil {
-		err = context.Cause(ctx)
+// next is the next event, or errQuiet after a time of silence.
+func next(ctx context.Context, st *engine.Stream, silence *time.Timer) (engine.Event, error) {
+	silence.Reset(wire.Ping)
+	for {
+		if ev, ok, err := st.Poll(); ok || err != nil {
+			return ev, err
+		}
+		select {
+		case <-st.Ready():
+		case <-silence.C:
+			return engine.Event{}, errQuiet
+		case <-ctx.Done():
+			return engine.Event{}, context.Cause(ctx)
+		}
 	}
-	return ev, err
 }
 
 func (s *server) generateStream(w http.ResponseWriter, r *http.Request, m *registry.Model) error {
@@ -132,8 +138,10 @@ func (s *server) generateStream(w http.ResponseWriter, r *http.Request, m *regis
 	defer cancel()
 	out := wire.NewEvents(w, s.o.Stall)
 	lead := g.begin(0, m.LM.Tokenizer())
+	silence := time.NewTimer(wire.Ping)
+	defer silence.Stop()
 	for {
-		ev, err := next(ctx, st, wire.Ping)
+		ev, err := next(ctx, st, silence)
 		switch {
 		case errors.Is(err, errQuiet):
 			out.Comment("still working")

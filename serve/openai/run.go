@@ -2,10 +2,8 @@ package openai
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/sparserun/sparserun/serve/engine"
@@ -34,84 +32,88 @@ type dress interface {
 	chunk() string
 }
 
-type arrival struct {
-	choice int
-	event  engine.Event
-	err    error
+// texts are the choices of a request, in work.
+type texts struct {
+	streams []*engine.Stream
+	ready   chan struct{} // of all streams
+	ended   []bool
+	used    []engine.Usage
+	left    int
 }
 
 // run submits all choices, or none, and answers. The end of r's context, which is
 // that of the connection, cancels what is left of them within one step.
 func (h *handler) run(w http.ResponseWriter, r *http.Request, j *job) error {
-	ctx, cancel := context.WithCancel(r.Context())
-	streams := make([]*engine.Stream, 0, len(j.requests))
-	var wg sync.WaitGroup
+	n := len(j.requests)
+	t := &texts{ready: make(chan struct{}, 1), ended: make([]bool, n), used: make([]engine.Usage, n), left: n}
 	defer func() {
-		cancel()
-		for _, s := range streams {
+		for _, s := range t.streams {
 			s.Close()
 		}
-		wg.Wait()
 	}()
 	for _, q := range j.requests {
-		s, err := j.m.LM.Submit(ctx, q)
+		q.Ready = t.ready
+		s, err := j.m.LM.Submit(r.Context(), q)
 		if err != nil {
 			return err
 		}
-		streams = append(streams, s)
-	}
-	arrivals := make(chan arrival, len(streams))
-	for i, s := range streams {
-		wg.Go(func() { listen(ctx, i, s, arrivals) })
+		t.streams = append(t.streams, s)
 	}
 	if j.s.stream {
-		return h.stream(w, r, j, arrivals)
+		return h.stream(w, r, j, t)
 	}
-	return h.collect(w, r, j, arrivals)
+	return h.collect(w, r, j, t)
 }
 
-// listen hands on the events of one choice until it ends or ctx does.
-func listen(ctx context.Context, i int, s *engine.Stream, to chan<- arrival) {
-	for {
-		ev, err := s.Next(ctx)
-		select {
-		case to <- arrival{i, ev, err}:
-		case <-ctx.Done():
-			return
+// each hands on what came of all choices; an error is the first one's.
+func (t *texts) each(f func(i int, ev engine.Event) error) error {
+	for i, s := range t.streams {
+		if t.ended[i] {
+			continue
 		}
-		if err != nil || ev.Finish != "" {
-			return
+		ev, ok, err := s.Poll()
+		if err != nil {
+			return ended(err)
+		}
+		if !ok {
+			continue
+		}
+		t.used[i] = ev.Usage
+		if ev.Finish != "" {
+			t.ended[i] = true
+			t.left--
+		}
+		if err := f(i, ev); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // collect answers with one document.
-func (h *handler) collect(w http.ResponseWriter, r *http.Request, j *job, arrivals <-chan arrival) error {
+func (h *handler) collect(w http.ResponseWriter, r *http.Request, j *job, t *texts) error {
 	all := make([]engine.Event, len(j.requests))
-	used := make([]engine.Usage, len(all))
-	for left := len(all); left > 0; {
-		var a arrival
+	for t.left > 0 {
 		select {
-		case a = <-arrivals:
+		case <-t.ready:
 		case <-r.Context().Done():
 			return context.Cause(r.Context())
 		}
-		if a.err != nil {
-			return ended(a.err)
-		}
-		e := &all[a.choice]
-		e.Text += a.event.Text
-		e.Tokens = append(e.Tokens, a.event.Tokens...)
-		e.Finish, used[a.choice] = a.event.Finish, a.event.Usage
-		if e.Finish != "" {
-			left--
+		if err := t.each(func(i int, ev engine.Event) error {
+			e := &all[i]
+			e.Text += ev.Text
+			e.Tokens = append(e.Tokens, ev.Tokens...)
+			e.Finish = ev.Finish
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
 	choices := make([]any, len(all))
 	for i, e := range all {
 		choices[i] = j.dress.whole(i, e)
 	}
-	wire.Reply(w, http.StatusOK, h.o.Stall, answer{j.head, choices, countUsage(used, j.s.n)})
+	wire.Reply(w, http.StatusOK, h.o.Stall, answer{j.head, choices, countUsage(t.used, j.s.n)})
 	return nil
 }
 
@@ -124,63 +126,51 @@ func ended(err error) error {
 }
 
 // stream answers with server-sent events. Until the first token, or the first ping,
-// nothing is sent, and a failure is a status of its own.
-func (h *handler) stream(w http.ResponseWriter, r *http.Request, j *job, arrivals <-chan arrival) error {
+// nothing is sent, and a failure is a status of its own. What came of all choices in
+// the meantime is one write.
+func (h *handler) stream(w http.ResponseWriter, r *http.Request, j *job, t *texts) error {
 	ev := wire.NewEvents(w, h.o.Stall)
 	j.head.Object = j.dress.chunk()
-	var null any
-	if j.s.includeUsage {
-		null = json.RawMessage("null")
+	chunks, err := newChunks(ev, j.head, j.s.includeUsage)
+	if err != nil {
+		return err
 	}
-	send := func(choice any) error { return ev.Data(answer{j.head, []any{choice}, null}) }
-	used := make([]engine.Usage, len(j.requests))
 	begun := false
-	ping := time.NewTimer(h.ping)
-	defer ping.Stop()
-	for left := len(j.requests); left > 0; {
-		var a arrival
-		select {
-		case a = <-arrivals:
-		case <-ping.C:
-			ev.Comment("still working")
-			if err := ev.Flush(); err != nil {
-				return nil // the reader is gone
-			}
-			ping.Reset(h.ping)
-			continue
-		case <-r.Context().Done():
-			a.err = context.Cause(r.Context())
-		}
-		if a.err != nil {
-			return h.breakOff(r, ev, ended(a.err))
-		}
+	piece := func(i int, e engine.Event) error {
 		for i := 0; !begun && i < len(j.requests); i++ {
 			if b := j.dress.begin(i); b != nil {
-				if err := send(b); err != nil {
-					return h.breakOff(r, ev, err)
+				if err := chunks.add(b); err != nil {
+					return err
 				}
 			}
 		}
 		begun = true
-		for _, p := range j.dress.piece(a.choice, a.event) {
-			if err := send(p); err != nil {
-				return h.breakOff(r, ev, err)
+		for _, p := range j.dress.piece(i, e) {
+			if err := chunks.add(p); err != nil {
+				return err
 			}
 		}
-		used[a.choice] = a.event.Usage
-		if a.event.Finish != "" {
-			left--
+		return nil
+	}
+	ping := time.NewTimer(h.ping)
+	defer ping.Stop()
+	for t.left > 0 {
+		select {
+		case <-t.ready:
+			err = t.each(piece)
+		case <-ping.C:
+			ev.Comment("still working")
+		case <-r.Context().Done():
+			err = context.Cause(r.Context())
 		}
-		if len(arrivals) > 0 && left > 0 {
-			continue // one write for what is there already
-		}
-		if left == 0 {
+		if err == nil && t.left == 0 {
 			if j.s.includeUsage {
-				if err := ev.Data(answer{j.head, []any{}, countUsage(used, j.s.n)}); err != nil {
-					return h.breakOff(r, ev, err)
-				}
+				err = ev.Data(answer{j.head, []any{}, countUsage(t.used, j.s.n)})
 			}
 			ev.Text("[DONE]")
+		}
+		if err != nil {
+			return h.breakOff(r, ev, err)
 		}
 		if err := ev.Flush(); err != nil {
 			return nil // the reader is gone, or stalled for too long

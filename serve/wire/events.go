@@ -17,6 +17,7 @@ type Events struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	stall   time.Duration
+	patient time.Time // when the reader's deadline was set
 	started bool
 	buf     bytes.Buffer
 }
@@ -43,6 +44,13 @@ func (e *Events) Data(v any) error {
 	return nil
 }
 
+// Raw adds an event with JSON, on one line, that somebody wrote already.
+func (e *Events) Raw(json []byte) {
+	e.buf.WriteString("data: ")
+	e.buf.Write(json)
+	e.buf.WriteString("\n\n")
+}
+
 // Text adds an event of one line of text.
 func (e *Events) Text(s string) { e.buf.WriteString("data: " + s + "\n\n") }
 
@@ -61,7 +69,11 @@ func (e *Events) Flush() error {
 		h.Set("X-Accel-Buffering", "no") // nginx would collect the events
 		e.started = true
 	}
-	Patience(e.control, e.stall)
+	// A deadline costs more than a piece: one in eight of stall is not asked for again.
+	if now := time.Now(); now.Sub(e.patient) > e.stall/8 {
+		e.patient = now
+		Patience(e.control, e.stall)
+	}
 	defer e.buf.Reset()
 	if _, err := e.w.Write(e.buf.Bytes()); err != nil {
 		return err

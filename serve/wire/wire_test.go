@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -105,4 +106,41 @@ func TestReply(t *testing.T) {
 	Reply(w, http.StatusOK, time.Second, func() {})
 	require.Equal(t, http.StatusInternalServerError, w.Code)
 	require.JSONEq(t, `{"error":{"message":"the answer cannot be written as JSON","type":"server_error","param":null,"code":null}}`, w.Body.String())
+}
+
+func FuzzAppendString(f *testing.F) {
+	for _, s := range []string{"", "plain", " \"quoted\" \\", "\x00\b\t\n\f\r\x1f\x7f", "<&>", "gr\u00fc\u00dfe \u2028\u2029\ufffd \U0001f600", "half \xe2\x80", "\xff\xfe"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var want bytes.Buffer
+		require.NoError(t, Encode(&want, s))
+		require.Equal(t, want.String(), string(AppendString(nil, s))+"\n")
+	})
+}
+
+// countDeadlines is a writer that counts the deadlines it is given.
+type countDeadlines struct {
+	*httptest.ResponseRecorder
+	n int
+}
+
+func (c *countDeadlines) SetWriteDeadline(time.Time) error { c.n++; return nil }
+
+// TestPatience: many pieces in a moment share a deadline; one that comes later has its own.
+func TestPatience(t *testing.T) {
+	w := &countDeadlines{ResponseRecorder: httptest.NewRecorder()}
+	e := NewEvents(w, 200*time.Millisecond)
+	send := func() {
+		e.Raw([]byte("1"))
+		require.NoError(t, e.Flush())
+	}
+	for range 3 {
+		send()
+	}
+	require.Less(t, w.n, 3)
+	before := w.n
+	time.Sleep(30 * time.Millisecond)
+	send()
+	require.Equal(t, before+1, w.n)
 }
