@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"codebook":                {"sparse"},
 	"dataset":                 {"runtime", "train"},
 	"loader":                  {"codebook", "model", "sparse", "strictjson", "tensorop", "tokenizer"},
-	"train":                   {"linalg", "model", "sparse"},
+	"train":                   {"linalg", "model", "sparse", "tensorop"},
 	"prune":                   {"linalg", "model", "sparse", "train"},
 	"prune/depgraph":          {"linalg", "model", "sparse"},
 	"runtime":                 {"model", "sparse", "tensorop", "tokenizer"},

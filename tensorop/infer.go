@@ -295,7 +295,7 @@ func (f *inference) moved(x []int) []int {
 		if it == nil || err != nil {
 			return nil
 		}
-		return slices.Concat(x[:ax], it, x[ax+1:])
+		return append([]int{}, slices.Concat(x[:ax], it, x[ax+1:])...) // a scalar is known too, which nil is not
 	case "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp":
 		since := 18
 		if op == "ReduceSum" {

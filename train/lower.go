@@ -30,6 +30,8 @@ type lowerer struct {
 	readers map[model.ValueID]int
 	reader  map[model.ValueID]*model.Node // of src: the last node that reads a value
 	maker   map[model.ValueID]*model.Node // of g, by value of g
+	known   map[model.ValueID]folded      // of src: what follows from constants and shapes
+	rows    map[model.ValueID]tableRows   // of them: rows of a table
 }
 
 // shaped is a value of the lowered graph with its geometry.
@@ -40,6 +42,7 @@ type shaped struct {
 	flat bool                   // one dimension
 	ids  bool                   // whole numbers that an embedding reads
 	cut  *struct{ h, w, n int } // a Slice with these steps that waits for its Pad
+	lead bool                   // in the file the first dimension is one with the batch
 }
 
 // image says whether a sample is channels, height and width.
@@ -66,6 +69,7 @@ func of(id model.ValueID, dims ...int) shaped {
 // lower translates src; an op or a form of one that cannot be trained is an error naming it.
 func lower(src *model.Graph) (*lowered, error) {
 	l := &lowerer{src: src, at: map[model.ValueID]shaped{}, readers: map[model.ValueID]int{}, reader: map[model.ValueID]*model.Node{}, maker: map[model.ValueID]*model.Node{},
+		known: map[model.ValueID]folded{}, rows: map[model.ValueID]tableRows{},
 		lowered: lowered{g: &model.Graph{Name: src.Name}, constants: map[*model.Weight]model.ValueID{}, frozen: map[*model.Weight]bool{}}}
 	for _, n := range src.Nodes {
 		for _, v := range n.In {
@@ -139,6 +143,9 @@ func (l *lowerer) node(n *model.Node) error {
 	if !ok || op.Domain != "" || len(n.In) == 0 {
 		return l.refuse(n, "no backward pass for this op")
 	}
+	if done, err := l.fold(n, op); done || err != nil {
+		return err
+	}
 	x, ok := l.at[n.In[0]]
 	for i := 1; !ok && i < len(n.In) && n.In[i] != model.NoValue; i++ { // constants may come first
 		if n.Op != "Gather" {
@@ -150,6 +157,11 @@ func (l *lowerer) node(n *model.Node) error {
 	}
 	if x.cut != nil && n.Op != "Pad" {
 		return l.refuse(n, "reads a Slice that waits for its Pad")
+	}
+	for _, v := range n.In {
+		if l.at[v].lead && n.Op != "Reshape" && n.Op != "Transpose" && n.Op != "MatMul" {
+			return l.refuse(n, "reads a value whose batch is one with another dimension")
+		}
 	}
 	if x.ids && n.Op != "Cast" && n.Op != "Identity" {
 		return l.refuse(n, "reads whole numbers; only Gather on a table does")
@@ -222,6 +234,10 @@ func (l *lowerer) node(n *model.Node) error {
 		return l.layerNorm(n, op, x)
 	case "Add", "Sub", "Mul", "Div":
 		return l.arithmetic(n)
+	case "Pow":
+		return l.pow(n, x)
+	case "Where":
+		return l.where(n)
 	case "BatchNormalization":
 		return l.batchNorm(n, op, x)
 	case "Slice":
@@ -237,17 +253,8 @@ func (l *lowerer) ints(n *model.Node, i int) []int64 {
 	if i >= len(n.In) || n.In[i] == model.NoValue {
 		return nil
 	}
-	if t := l.src.Constants[n.In[i]]; t != nil {
-		switch d := t.Data.(type) {
-		case []int64:
-			return d
-		case []int32:
-			var out []int64
-			for _, v := range d {
-				out = append(out, int64(v))
-			}
-			return out
-		}
+	if t := l.constant(n.In[i]); t != nil {
+		return integers(t)
 	}
 	return nil
 }

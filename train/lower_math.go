@@ -28,7 +28,10 @@ func (l *lowerer) arithmetic(n *model.Node) error {
 	if !okx {
 		x, v, c, first = y, c, v, true
 	}
-	t := l.src.Constants[c]
+	if r, ok := l.rows[c]; ok && n.Op == "Add" {
+		return l.addRows(n, x, r)
+	}
+	t := l.constant(c)
 	if t == nil {
 		return l.refuse(n, "want two values, or a value and a constant")
 	}
@@ -42,13 +45,22 @@ func (l *lowerer) arithmetic(n *model.Node) error {
 		if first && n.Op == "Sub" {
 			p = affine(-1, k)
 		}
-		if first && n.Op == "Div" || k == 0 && n.Op == "Div" {
-			return l.refuse(n, "divides by a value, or by zero")
+		if first && n.Op == "Div" {
+			p = overValue(k)
+		} else if k == 0 && n.Op == "Div" {
+			return l.refuse(n, "divides by zero")
 		}
 		return l.emit(n, opPoint, x.dims, p, nil, nil, x.id)
 	}
 	if n.Op == "Sub" || n.Op == "Div" {
 		return l.refuse(n, "want a number, not an array, to take off or divide by")
+	}
+	if l.src.Constants[c] == nil || l.masks(n, f) {
+		op := opShift
+		if n.Op == "Mul" {
+			op = opScale
+		}
+		return l.fixed(n, op, x, l.src.Values[c].Name, f, t.Shape)
 	}
 	if n.Op == "Add" && l.biased(n, x, v, c, t) {
 		maker := l.maker[x.id]
@@ -76,6 +88,13 @@ func (l *lowerer) arithmetic(n *model.Node) error {
 		op = opScale
 	}
 	return l.emit(n, op, x.dims, at, w, nil, x.id)
+}
+
+// masks says whether an array that is added is a mask of attention, which is not trained: zeros, or numbers
+// that leave nothing, in front of a Softmax.
+func (l *lowerer) masks(n *model.Node, f []float32) bool {
+	r := l.reader[n.Out]
+	return n.Op == "Add" && l.readers[n.Out] == 1 && r.Op == "Softmax" && (slices.Min(f) <= -1e4 || slices.Min(f) == 0 && slices.Max(f) == 0)
 }
 
 // biased says whether a constant is the bias of the Conv or Linear that made x and has none.
@@ -126,11 +145,57 @@ func (l *lowerer) stretch(n *model.Node, x shaped, shape []int) ([]int32, error)
 	return to, nil
 }
 
-// both: two values. A product may broadcast one of them (squeeze and excite), by copying it.
+// addRows adds rows of a table, which is trained.
+func (l *lowerer) addRows(n *model.Node, x shaped, r tableRows) error {
+	at, err := l.stretch(n, x, r.shape)
+	if err != nil {
+		return err
+	}
+	for i, v := range at {
+		at[i] = r.at[v]
+	}
+	w, err := l.vector(n, r.table, l.src.Constants[r.table].Len())
+	if err != nil {
+		return err
+	}
+	return l.emit(n, opShift, x.dims, at, w, nil, x.id)
+}
+
+// pow raises to the powers of decomposed norms and of GELU's cubic.
+func (l *lowerer) pow(n *model.Node, x shaped) error {
+	var f []float32
+	if _, ok := l.at[n.In[0]]; ok && len(n.In) == 2 {
+		if t := l.constant(n.In[1]); t != nil {
+			f, _ = t.Data.([]float32)
+		}
+	}
+	if len(f) == 1 {
+		switch f[0] {
+		case 0.5:
+			return l.emit(n, opPoint, x.dims, pointwiseOps["Sqrt"], nil, nil, x.id)
+		case 2:
+			return l.emit(n, opPoint, x.dims, point{func(x float32) float32 { return x * x }, func(x, _ float32) float32 { return 2 * x }}, nil, nil, x.id)
+		case 3:
+			return l.emit(n, opPoint, x.dims, point{func(x float32) float32 { return x * x * x }, func(x, _ float32) float32 { return 3 * x * x }}, nil, nil, x.id)
+		}
+	}
+	return l.refuse(n, "want a constant power of 0.5, 2 or 3")
+}
+
+// both: two values, of which one may be broadcast (squeeze and excite, norms), by copying it. The second is
+// negated to be taken off, inverted to divide by it.
 func (l *lowerer) both(n *model.Node, x, y shaped) error {
-	op, ok := map[model.Op]model.Op{"Add": model.OpAdd, "Mul": model.OpMul}[n.Op]
-	if !ok {
-		return l.refuse(n, "want a constant to take off or divide by")
+	op := model.OpAdd
+	if n.Op == "Mul" || n.Op == "Div" {
+		op = model.OpMul
+	}
+	if p, ok := map[model.Op]point{"Sub": affine(-1, 0), "Div": overValue(1)}[n.Op]; ok {
+		second := *n
+		second.Name += ".second"
+		if err := l.emit(&second, opPoint, y.dims, p, nil, nil, y.id); err != nil {
+			return err
+		}
+		y = l.at[n.Out]
 	}
 	if !slices.Equal(x.dims, y.dims) {
 		for _, s := range []struct{ small, large *shaped }{{&x, &y}, {&y, &x}} {
@@ -181,7 +246,7 @@ func (l *lowerer) matmul(n *model.Node) error {
 	}
 	a, okA := l.at[n.In[0]]
 	b, okB := l.at[n.In[1]]
-	if !okA || !okB || a.cut != nil || b.cut != nil || a.ids || b.ids {
+	if !okA || !okB || a.cut != nil || b.cut != nil || a.ids || b.ids || a.lead != b.lead {
 		return l.refuse(n, "want two values (a constant of rank 2 is a Linear)")
 	}
 	r := len(a.dims)
@@ -192,7 +257,7 @@ func (l *lowerer) matmul(n *model.Node) error {
 	for _, d := range a.dims[:r-2] {
 		p.batch *= d
 	}
-	return l.emit(n, opMatMul, slices.Concat(a.dims[:r-2], []int{p.m, p.n}), p, nil, nil, a.id, b.id)
+	return l.leads(n, a.lead, l.emit(n, opMatMul, slices.Concat(a.dims[:r-2], []int{p.m, p.n}), p, nil, nil, a.id, b.id))
 }
 
 // mean over axes of a sample.
@@ -252,7 +317,7 @@ func (l *lowerer) clip(n *model.Node, op *model.TensorOp, x shaped) error {
 	}
 	for i, to := range []*float32{&lo, &hi} {
 		if i+1 < len(n.In) && n.In[i+1] != model.NoValue {
-			t := l.src.Constants[n.In[i+1]]
+			t := l.constant(n.In[i+1])
 			if t == nil {
 				return l.refuse(n, "want constant bounds")
 			}

@@ -101,13 +101,13 @@ func (l *lowerer) reshape(n *model.Node, op *model.TensorOp, x shaped) error {
 		}
 		dims = []int{size}
 	case "Reshape":
-		t := l.ints(n, 1)
+		t := l.target(n)
 		at, known := -1, 1
 		for i, d := range t {
 			if i == 0 {
 				continue // the batch: whatever it is called, the rest must be a sample
 			}
-			if d == 0 && i-1 < len(x.dims) {
+			if d == 0 && i-1 < len(x.dims) && !x.lead {
 				d = int64(x.dims[i-1])
 			}
 			if d < -1 || d == 0 || d > maxRow || d == -1 && at >= 0 {
@@ -123,6 +123,13 @@ func (l *lowerer) reshape(n *model.Node, op *model.TensorOp, x shaped) error {
 		if at >= 0 && t[0] != -1 && size%known == 0 {
 			dims[at] = size / known
 			known = size
+		}
+		// Heads that go with the batch, as products of three dimensions want it.
+		if len(dims) > 0 && at < 0 && known > 0 && known < size && size%known == 0 && (t[0] == -1 || t[0] == int64(size/known) && l.known[n.In[1]][0] != nil) {
+			s := of(x.id, slices.Insert(dims, 0, size/known)...)
+			s.lead = true
+			l.at[n.Out] = s
+			return nil
 		}
 		if len(dims) == 0 || known != size || slices.Min(dims) < 1 {
 			return l.refuse(n, fmt.Sprintf("want a shape of %d numbers a sample, got %v", size, t))
@@ -166,6 +173,13 @@ func (l *lowerer) reshape(n *model.Node, op *model.TensorOp, x shaped) error {
 func (l *lowerer) transpose(n *model.Node, op *model.TensorOp, x shaped) error {
 	perm := op.Attrs["perm"].Ints
 	rank := len(x.dims)
+	if x.lead && len(perm) == rank && perm[0] == 0 { // as if the batch stood before it
+		full := []int64{0}
+		for _, p := range perm {
+			full = append(full, p+1)
+		}
+		perm = full
+	}
 	if len(perm) != rank+1 || perm[0] != 0 {
 		return l.refuse(n, fmt.Sprintf("want a permutation that leaves the batch in front, got %v", perm))
 	}
@@ -179,12 +193,23 @@ func (l *lowerer) transpose(n *model.Node, op *model.TensorOp, x shaped) error {
 		from[i], dims[i] = int(p)-1, x.dims[p-1]
 	}
 	src := make([]int, rank)
-	return l.pick(n, x, dims, func(at []int) int {
+	err := l.pick(n, x, dims, func(at []int) int {
 		for i, f := range from {
 			src[f] = at[i]
 		}
 		return offset(x.dims, src)
 	})
+	return l.leads(n, x.lead, err)
+}
+
+// leads marks a node's output, if it was made.
+func (l *lowerer) leads(n *model.Node, lead bool, err error) error {
+	if err == nil {
+		s := l.at[n.Out]
+		s.lead = lead
+		l.at[n.Out] = s
+	}
+	return err
 }
 
 // span is what a Slice takes of a dimension: n numbers from lo on, in steps.
@@ -344,7 +369,7 @@ func (l *lowerer) gather(n *model.Node, op *model.TensorOp) error {
 		idx = slices.Clone(idx)
 		idx[i] = v
 	}
-	shape := l.src.Constants[n.In[1]].Shape
+	shape := l.constant(n.In[1]).Shape
 	dims := slices.Concat(x.dims[:k], shape, x.dims[k+1:])
 	if len(shape) > 1 || len(dims) == 0 {
 		return l.refuse(n, "want one index or a list of them")

@@ -41,7 +41,7 @@ func (t *tensorGraph) ints(x ...int64) model.ValueID {
 
 func (t *tensorGraph) node(op model.Op, name string, attrs map[string]model.Attribute, w, b *model.Weight, in ...model.ValueID) model.ValueID {
 	out := t.value(name)
-	t.g.Nodes = append(t.g.Nodes, &model.Node{Op: op, Name: name, In: in, Out: out, Outs: []model.ValueID{out}, Weight: w, Bias: b, Attr: &model.TensorOp{Attrs: attrs}})
+	t.g.Nodes = append(t.g.Nodes, &model.Node{Op: op, Name: name, In: in, Out: out, Outs: []model.ValueID{out}, Weight: w, Bias: b, Attr: &model.TensorOp{Version: 17, Attrs: attrs}})
 	t.at = out
 	return out
 }
@@ -250,4 +250,107 @@ func TestLowerRefuses(t *testing.T) {
 	g = newTensorGraph(-1, 1<<40, 1<<40, 6)
 	_, err = New(g.finish(), nil)
 	require.ErrorIs(t, err, ErrGraph)
+}
+
+// TestLowerFolds: what follows from shapes is known, whatever the batch; numbers that change with the batch are
+// refused where they are used. A condition picks numbers, and a mask is not trained.
+func TestLowerFolds(t *testing.T) {
+	f32 := func(t *tensorGraph, x ...float32) model.ValueID { return t.constant("c", model.F32Tensor(x, len(x))) }
+	batch := func(t *tensorGraph, x model.ValueID) model.ValueID { // the number of samples, float32
+		n := t.node("Gather", "n", nil, nil, nil, t.node("Shape", "shape", nil, nil, nil, x), t.constant("0", model.I64Tensor([]int64{0})))
+		return t.node("Cast", "cast", map[string]model.Attribute{"to": {Kind: model.AttrInt, I: int64(model.ElemF32)}}, nil, nil, n)
+	}
+	dims := func(t *tensorGraph, x model.ValueID, rest ...int64) model.ValueID { // [batch, rest...]
+		n := t.node("Slice", "n", nil, nil, nil, t.node("Shape", "shape", nil, nil, nil, x), t.ints(0), t.ints(1), t.ints(0), t.ints(1))
+		return t.node("Concat", "dims", map[string]model.Attribute{"axis": {Kind: model.AttrInt}}, nil, nil, n, t.ints(rest...))
+	}
+	x := []float32{1, 2, 3, 4, 5, 6, 7, 8}
+	for name, c := range map[string]struct {
+		f    func(t *tensorGraph)
+		want []float32 // for x as two samples of two by two
+	}{
+		"reshape by the shape": {func(t *tensorGraph) {
+			x := t.at
+			t.node("Reshape", "r", nil, nil, nil, x, dims(t, x, 4))
+		}, x},
+		"heads with the batch": {func(t *tensorGraph) {
+			x := t.at
+			y := t.node("Reshape", "heads", nil, nil, nil, x, t.ints(-1, 2, 1))
+			y = t.node("Transpose", "t", map[string]model.Attribute{"perm": ints(0, 2, 1)}, nil, nil, y)
+			y = t.node("MatMul", "outer", nil, nil, nil, t.node("Reshape", "again", nil, nil, nil, x, t.ints(-1, 2, 1)), y)
+			t.node("Reshape", "back", nil, nil, nil, y, dims(t, x, 8))
+		}, []float32{1, 2, 2, 4, 9, 12, 12, 16, 25, 30, 30, 36, 49, 56, 56, 64}},
+		"mask of ones": {func(t *tensorGraph) {
+			x := t.at
+			m := t.node("ConstantOfShape", "ones", map[string]model.Attribute{"value": {T: model.F32Tensor([]float32{1}, 1)}}, nil, nil, dims(t, x, 1, 2))
+			m = t.node("Sub", "none", nil, nil, nil, f32(t, 1), m)
+			t.node("Add", "masked", nil, nil, nil, x, t.node("Mul", "much", nil, nil, nil, m, f32(t, -1e30)))
+		}, x},
+		"where": {func(t *tensorGraph) {
+			x := t.at
+			c := t.constant("lower", &model.Tensor{Elem: model.ElemBool, Shape: []int{2, 2}, Data: []bool{true, false, true, true}})
+			y := t.node("Where", "mask", nil, nil, nil, c, x, f32(t, -9))
+			t.node("Where", "other", nil, nil, nil, c, f32(t, 0.5), y)
+		}, []float32{0.5, -9, 0.5, 0.5, 0.5, -9, 0.5, 0.5}},
+		"masks that the file has": {func(t *tensorGraph) {
+			last := map[string]model.Attribute{"axis": {Kind: model.AttrInt, I: -1}}
+			y := t.node("Add", "none", nil, nil, nil, t.at, t.constant("zeros", model.F32Tensor(make([]float32, 4), 1, 2, 2)))
+			y = t.node("Softmax", "s", last, nil, nil, y)
+			y = t.node("Add", "causal", nil, nil, nil, y, t.constant("causal", model.F32Tensor([]float32{0, -1e9, 0, 0}, 1, 2, 2)))
+			t.node("Softmax", "s2", last, nil, nil, y)
+		}, []float32{1, 0, 0.3864837, 0.6135163, 1, 0, 0.3864837, 0.6135163}},
+		"two values": {func(t *tensorGraph) {
+			x := t.at
+			m := t.node("ReduceMean", "mean", map[string]model.Attribute{"axes": ints(2)}, nil, nil, x)
+			d := t.node("Sub", "sub", nil, nil, nil, x, m)
+			d = t.node("Pow", "pow", nil, nil, nil, d, f32(t, 2))
+			t.node("Div", "div", nil, nil, nil, d, m)
+		}, []float32{0.25 / 1.5, 0.25 / 1.5, 0.25 / 3.5, 0.25 / 3.5, 0.25 / 5.5, 0.25 / 5.5, 0.25 / 7.5, 0.25 / 7.5}},
+		"over a value": {func(t *tensorGraph) { t.node("Div", "div", nil, nil, nil, f32(t, 2), t.at) }, []float32{2, 1, 2. / 3, 0.5, 0.4, 1. / 3, 2. / 7, 0.25}},
+	} {
+		g := newTensorGraph(-1, 2, 2)
+		c.f(g)
+		n, err := New(g.finish(), linalg.NewPool(1))
+		require.NoError(t, err, name)
+		got, err := n.Forward(&Batch{Rows: 2, X: x}, false)
+		require.NoError(t, err, name)
+		require.Len(t, got, len(c.want), name)
+		for i, v := range c.want {
+			require.InDelta(t, v, got[i], 1e-6, "%s[%d]", name, i) // a product by an inverse rounds twice
+		}
+		for _, p := range n.Params {
+			require.True(t, p.Frozen, name)
+		}
+	}
+	for name, f := range map[string]func(t *tensorGraph){
+		"adds the batch":     func(t *tensorGraph) { x := t.at; t.node("Add", "bad", nil, nil, nil, x, batch(t, x)) },
+		"power of the batch": func(t *tensorGraph) { x := t.at; t.node("Pow", "bad", nil, nil, nil, x, batch(t, x)) },
+		"power of four":      func(t *tensorGraph) { t.node("Pow", "bad", nil, nil, nil, t.at, f32(t, 4)) },
+		"batch in the middle": func(t *tensorGraph) {
+			x := t.at
+			n := t.node("Slice", "n", nil, nil, nil, t.node("Shape", "shape", nil, nil, nil, x), t.ints(0), t.ints(1), t.ints(0), t.ints(1))
+			t.node("Reshape", "bad", nil, nil, nil, x, t.node("Concat", "dims", map[string]model.Attribute{"axis": {Kind: model.AttrInt}}, nil, nil, t.ints(-1), n))
+		},
+		"sum over heads with the batch": func(t *tensorGraph) {
+			x := t.at
+			t.node("Relu", "bad", nil, nil, nil, t.node("Reshape", "heads", nil, nil, nil, x, t.ints(-1, 2)))
+		},
+		"too many ones": func(t *tensorGraph) {
+			t.node("ConstantOfShape", "bad", nil, nil, nil, t.ints(1<<20, 1<<20))
+		},
+		"where by a value": func(t *tensorGraph) {
+			x := t.at
+			t.node("Where", "bad", nil, nil, nil, x, x, f32(t, 1))
+		},
+		"where of no number": func(t *tensorGraph) {
+			c := t.constant("c", &model.Tensor{Elem: model.ElemBool, Shape: []int{2}, Data: []bool{true, false}})
+			t.node("Where", "bad", nil, nil, nil, c, t.at, f32(t, 1, 2))
+		},
+	} {
+		g := newTensorGraph(-1, 2, 2)
+		f(g)
+		_, err := New(g.finish(), nil)
+		require.ErrorIs(t, err, ErrGraph, name)
+		require.ErrorContains(t, err, `"bad"`, name)
+	}
 }

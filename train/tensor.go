@@ -32,6 +32,11 @@ func affine(a, b float64) point {
 	return point{func(x float32) float32 { return float32(a)*x + float32(b) }, func(_, _ float32) float32 { return float32(a) }}
 }
 
+// overValue is y = a / x; -y/x.
+func overValue(a float64) point {
+	return point{func(x float32) float32 { return float32(a) / x }, func(x, y float32) float32 { return -y / x }}
+}
+
 // clipped is y = min(max(x, lo), hi); the slope is one between the bounds.
 func clipped(lo, hi float32) point {
 	return point{func(x float32) float32 { return min(max(x, lo), hi) }, func(x, _ float32) float32 {
