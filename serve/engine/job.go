@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/sparserun/sparserun/runtime"
@@ -109,6 +110,9 @@ func (j *job) sample(e *Engine, logits []float32) {
 			j.err = fmt.Errorf("engine: sampling: %v: %w", p, ErrInternal)
 		}
 	}()
+	if j.Logits {
+		j.drawn.Logits = slices.Clone(logits)
+	}
 	var sum float64
 	if j.Logprobs {
 		sum = logSum(logits)

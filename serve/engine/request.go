@@ -43,6 +43,7 @@ type Request struct {
 	// before temperature, bias, penalties and constraints.
 	Logprobs    bool
 	TopLogprobs int
+	Logits      bool       // all logits of each token, as the model gave them: a whole vocabulary's
 	Constraint  Constraint // nil: free text
 	// Ready, with room for one token, is what Stream.Ready gives, so that one caller
 	// waits for many requests; nil: each has its own.
@@ -76,7 +77,8 @@ type Logprob struct {
 // Token is one that was generated.
 type Token struct {
 	Logprob
-	Top []Logprob // with Request.TopLogprobs, likeliest first
+	Top    []Logprob // with Request.TopLogprobs, likeliest first
+	Logits []float32 // with Request.Logits: that it was drawn from
 }
 
 // Usage counts the tokens of a request.

@@ -19,6 +19,9 @@
 //	outputs  text_output   BYTES, the shape of text_input: the continuation only
 //	         finish_reason BYTES, the same: "stop" or "length"
 //	         output_ids    INT64 [tokens], if asked for, of one prompt
+//	         logits        FP32 [tokens, vocabulary], likewise: what each token was drawn from, before
+//	                       temperature, penalties and the like; 1,048,576 numbers at most, so that
+//	                       max_tokens must be small (1: the next token's)
 //
 // Without a list of outputs the first two are given. Parameters of the request say how
 // text is continued: max_tokens (16), temperature (0: the likeliest token, so that equal

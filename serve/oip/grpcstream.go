@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/sparserun/sparserun/serve/engine"
 	"github.com/sparserun/sparserun/serve/oip/inference"
 	"github.com/sparserun/sparserun/serve/registry"
 )
@@ -135,7 +136,7 @@ func (s *infers) pieces(ctx context.Context, client string, m *registry.Model, q
 	if len(g.ids) > 1 {
 		return true, s.failed(ctx, r, bad("text_input: want one prompt for an answer in pieces, got %d", len(g.ids)))
 	}
-	pick, err := languagePick(q, 1)
+	pick, err := languagePick(q, g, m)
 	if err != nil {
 		return true, s.failed(ctx, r, err)
 	}
@@ -148,26 +149,24 @@ func (s *infers) pieces(ctx context.Context, client string, m *registry.Model, q
 	defer streams[0].Close()
 	s.used(m.Name)
 	text := g.begin(0, m.LM.Tokenizer())
-	ids := []int64{}
+	var drawn []engine.Token
 	for {
 		ev, err := streams[0].Next(ctx)
 		if err != nil {
 			return true, s.failed(ctx, r, ended(err))
 		}
 		text += ev.Text
-		for _, t := range ev.Tokens {
-			ids = append(ids, int64(t.ID))
-		}
+		drawn = append(drawn, ev.Tokens...)
 		if text == "" && ev.Finish == "" {
 			continue
 		}
-		out := answer(pick, g.shape, []string{text}, []string{string(ev.Finish)}, ids)
+		out := answer(pick, g, []string{text}, []string{string(ev.Finish)}, drawn)
 		if err := s.send(&inference.ModelStreamInferResponse{InferResponse: final(grpcAnswer(m, q, out), ev.Finish != "")}); err != nil {
 			return true, err
 		}
 		if ev.Finish != "" {
 			return true, nil
 		}
-		text, ids = "", []int64{}
+		text, drawn = "", nil
 	}
 }

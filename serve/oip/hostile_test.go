@@ -87,7 +87,7 @@ func TestProblems(t *testing.T) {
 		{"POST", abc, text(`,"parameters":{"stream":true}`), 400, "ModelStreamInfer"},
 		{"POST", abc, text(`,"parameters":{"bad_words":"x"}`), 400, "bad_words"},
 		{"POST", abc, text(`,"parameters":{"stop":[""]}`), 400, "stop"},
-		{"POST", abc, text(`,"outputs":[{"name":"logits"}]`), 400, "no output"},
+		{"POST", abc, text(`,"outputs":[{"name":"scores"}]`), 400, "no output"},
 		{"POST", abc, `{"inputs":[{"name":"input_ids","datatype":"INT64","shape":[1],"data":[259]}]}`, 400, "below 259"},
 		{"POST", abc, `{"inputs":[{"name":"input_ids","datatype":"INT64","shape":[1],"data":[-1]}]}`, 400, "no such token"},
 		{"POST", abc, `{"inputs":[{"name":"input_ids","datatype":"INT64","shape":[0],"data":[]}]}`, 400, "want shape"},

@@ -21,9 +21,12 @@ const (
 	maxStopLen = 256 // characters
 )
 
+// maxLogits is how many numbers of logits an answer has at most. Tests change it.
+var maxLogits = 1 << 20
+
 var (
 	languageInputs  = []portInfo{{"text_input", "BYTES", []int64{-1}}, {"input_ids", "INT64", []int64{-1}}, {"stream", "BOOL", []int64{1}}, {"sampling_parameters", "BYTES", []int64{1}}, {"exclude_input_in_output", "BOOL", []int64{1}}}
-	languageOutputs = []portInfo{{"text_output", "BYTES", []int64{-1}}, {"finish_reason", "BYTES", []int64{-1}}, {"output_ids", "INT64", []int64{-1}}}
+	languageOutputs = []portInfo{{"text_output", "BYTES", []int64{-1}}, {"finish_reason", "BYTES", []int64{-1}}, {"output_ids", "INT64", []int64{-1}}, {"logits", "FP32", []int64{-1, -1}}}
 )
 
 // generation is what parameters and inputs ask of a language model.
@@ -303,7 +306,7 @@ func (s *server) language(ctx context.Context, client string, m *registry.Model,
 	if g.stream != nil && *g.stream {
 		return nil, bad("stream: an answer in pieces needs ModelStreamInfer or generate_stream")
 	}
-	pick, err := languagePick(q, len(g.ids))
+	pick, err := languagePick(q, g, m)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +320,7 @@ func (s *server) language(ctx context.Context, client string, m *registry.Model,
 		}
 	}()
 	texts, reasons := make([]string, len(streams)), make([]string, len(streams))
-	ids := []int64{}
+	var drawn []engine.Token
 	for i, st := range streams { // events of the others wait for us, joined
 		texts[i] = g.begin(i, m.LM.Tokenizer())
 		for reasons[i] == "" {
@@ -327,16 +330,15 @@ func (s *server) language(ctx context.Context, client string, m *registry.Model,
 			}
 			texts[i] += ev.Text
 			reasons[i] = string(ev.Finish)
-			for _, t := range ev.Tokens {
-				ids = append(ids, int64(t.ID))
-			}
+			drawn = append(drawn, ev.Tokens...)
 		}
 	}
-	return answer(pick, g.shape, texts, reasons, ids), nil
+	return answer(pick, g, texts, reasons, drawn), nil
 }
 
-// languagePick are the outputs that a request wants of a language model.
-func languagePick(q *inferRequest, prompts int) ([]string, error) {
+// languagePick are the outputs that a request wants of a language model; the
+// generation is told of those that cost something.
+func languagePick(q *inferRequest, g *generation, m *registry.Model) ([]string, error) {
 	if len(q.outputs) == 0 {
 		return []string{"text_output", "finish_reason"}, nil
 	}
@@ -345,24 +347,43 @@ func languagePick(q *inferRequest, prompts int) ([]string, error) {
 		switch {
 		case !slices.ContainsFunc(languageOutputs, func(p portInfo) bool { return p.Name == w.name }):
 			return nil, bad("a language model has no output %q", clip(w.name))
-		case w.name == "output_ids" && prompts > 1:
-			return nil, bad("output_ids: only for one prompt")
+		case (w.name == "output_ids" || w.name == "logits") && len(g.ids) > 1:
+			return nil, bad("%s: only for one prompt", w.name)
+		case w.name == "logits":
+			tokens, vocab := min(g.MaxTokens, m.LM.Context()-len(g.ids[0])), m.Session.Graph().Config.Vocab
+			if tokens > maxLogits/vocab {
+				return nil, bad("logits: an answer has at most %d numbers: want max_tokens of at most %d with this vocabulary of %d, got %d", maxLogits, maxLogits/vocab, vocab, tokens)
+			}
+			g.Logits = true
 		}
 		pick = append(pick, w.name)
 	}
 	return pick, nil
 }
 
-func answer(pick []string, shape []int, texts, reasons []string, ids []int64) []named {
+// answer makes the outputs; drawn are the tokens of one prompt.
+func answer(pick []string, g *generation, texts, reasons []string, drawn []engine.Token) []named {
 	out := make([]named, 0, len(pick))
 	for _, name := range pick {
 		switch name {
 		case "text_output":
-			out = append(out, named{name, &model.Tensor{Elem: model.ElemString, Shape: shape, Data: texts}})
+			out = append(out, named{name, &model.Tensor{Elem: model.ElemString, Shape: g.shape, Data: texts}})
 		case "finish_reason":
-			out = append(out, named{name, &model.Tensor{Elem: model.ElemString, Shape: shape, Data: reasons}})
+			out = append(out, named{name, &model.Tensor{Elem: model.ElemString, Shape: g.shape, Data: reasons}})
 		case "output_ids":
+			ids := make([]int64, len(drawn))
+			for i, t := range drawn {
+				ids[i] = int64(t.ID)
+			}
 			out = append(out, named{name, model.I64Tensor(ids, len(ids))})
+		case "logits":
+			var all []float32
+			width := 0
+			for _, t := range drawn {
+				all = append(all, t.Logits...)
+				width = len(t.Logits)
+			}
+			out = append(out, named{name, model.F32Tensor(all, len(drawn), width)})
 		}
 	}
 	return out

@@ -55,7 +55,7 @@ func call(h http.Handler, verb, path, body string, headers ...string) *httptest.
 
 func TestAnswers(t *testing.T) {
 	h := NewHTTP(newRegistry(t), Options{Version: "1.2"})
-	const lmMeta = `"platform":"sparserun_safetensors","inputs":[{"name":"text_input","datatype":"BYTES","shape":[-1]},{"name":"input_ids","datatype":"INT64","shape":[-1]},{"name":"stream","datatype":"BOOL","shape":[1]},{"name":"sampling_parameters","datatype":"BYTES","shape":[1]},{"name":"exclude_input_in_output","datatype":"BOOL","shape":[1]}],"outputs":[{"name":"text_output","datatype":"BYTES","shape":[-1]},{"name":"finish_reason","datatype":"BYTES","shape":[-1]},{"name":"output_ids","datatype":"INT64","shape":[-1]}]}`
+	const lmMeta = `"platform":"sparserun_safetensors","inputs":[{"name":"text_input","datatype":"BYTES","shape":[-1]},{"name":"input_ids","datatype":"INT64","shape":[-1]},{"name":"stream","datatype":"BOOL","shape":[1]},{"name":"sampling_parameters","datatype":"BYTES","shape":[1]},{"name":"exclude_input_in_output","datatype":"BOOL","shape":[1]}],"outputs":[{"name":"text_output","datatype":"BYTES","shape":[-1]},{"name":"finish_reason","datatype":"BYTES","shape":[-1]},{"name":"output_ids","datatype":"INT64","shape":[-1]},{"name":"logits","datatype":"FP32","shape":[-1,-1]}]}`
 	for _, c := range []struct {
 		verb, path, body string
 		status           int
