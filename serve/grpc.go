@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/sparserun/sparserun/serve/otlp"
 )
 
 // grpcOptions give gRPC what the middleware gives HTTP.
@@ -68,7 +70,7 @@ func (s *Server) call(ctx context.Context, method string, f func(context.Context
 		}
 		return ""
 	}
-	q := &request{id: requestID(get("x-request-id")), trace: startTrace(get("traceparent"))}
+	q := &request{id: requestID(get("x-request-id")), trace: startTrace(get("traceparent"), s.spans != nil)}
 	grpc.SetHeader(ctx, metadata.Pairs("x-request-id", q.id, "traceparent", q.trace.header()))
 	end := "grpc" + method[strings.LastIndexByte(method, '/'):]
 	s.inFlight.Add(1)
@@ -84,6 +86,10 @@ func (s *Server) call(ctx context.Context, method string, f func(context.Context
 		level := slog.LevelInfo
 		if !strings.Contains(method, "Infer") {
 			level = slog.LevelDebug
+		} else {
+			service, rpc, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+			s.export(q, service+"/"+rpc, start, took, httpCode(code) >= 500, otlp.Attribute{Key: "rpc.system", Value: "grpc"},
+				otlp.Attribute{Key: "rpc.service", Value: service}, otlp.Attribute{Key: "rpc.method", Value: rpc}, otlp.Attribute{Key: "rpc.grpc.status_code", Value: int64(code)})
 		}
 		s.log.Log(context.Background(), level, "request", "request", q.id, "trace", q.trace.id, "span", q.trace.span, "parent", q.trace.parent,
 			"method", method, "status", code.String(), "seconds", took.Seconds(), "client", q.client, "model", q.modelName())

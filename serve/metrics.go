@@ -65,6 +65,8 @@ var (
 	descInFlight   = desc("http_requests_in_flight", "HTTP requests and RPCs in work.")
 	descBodies     = desc("request_body_bytes", "Memory that request bodies in work hold.")
 	descSparsity   = desc("model_sparsity_ratio", "Share of zeros in the weights that pruning may touch.", "model")
+	descExported   = desc("spans_exported_total", "Spans that the OTLP collector took.")
+	descUnexported = desc("spans_dropped_total", "Spans that did not reach the OTLP collector: the queue was full, or it did not take them (failed).", "reason")
 	descParameters = desc("model_parameters", "Numbers in a model's weights.", "model")
 )
 
@@ -164,6 +166,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	e.gauge(descBuild, 1, s.o.Version, goruntime.Version(), s.o.Backend)
 	e.gauge(descInFlight, float64(s.inFlight.Load()))
+	if s.spans != nil {
+		exported, full, failed := s.spans.Stats()
+		e.counter(descExported, float64(exported))
+		e.counter(descUnexported, float64(full), "full")
+		e.counter(descUnexported, float64(failed), "failed")
+	}
 	e.gauge(descBodies, float64(s.bodies.used.Load()))
 	for name, g := range s.gates {
 		e.gauge(descConns, float64(g.open()), name)

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/sparserun/sparserun/serve/otlp"
 )
 
 // request is what the middleware knows of a request; handlers reach it through the
@@ -116,7 +118,7 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (s *Server) wrap(next http.Handler, auth bool) http.Handler {
 	return http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		q := &request{id: requestID(r.Header.Get("X-Request-Id")), trace: startTrace(r.Header.Get("Traceparent"))}
+		q := &request{id: requestID(r.Header.Get("X-Request-Id")), trace: startTrace(r.Header.Get("Traceparent"), s.spans != nil)}
 		w := &writer{ResponseWriter: raw, rc: http.NewResponseController(raw), timeout: s.o.WriteTimeout}
 		w.rc.SetWriteDeadline(time.Time{}) // of the connection's last request
 		h := w.Header()
@@ -205,6 +207,11 @@ func (s *Server) finish(w *writer, r *http.Request, q *request, start time.Time,
 	level := slog.LevelInfo
 	if quiet(end) {
 		level = slog.LevelDebug
+	} else {
+		s.export(q, r.Method+" "+end, start, took, code >= 500,
+			otlp.Attribute{Key: "http.request.method", Value: clip(r.Method, 32)}, otlp.Attribute{Key: "http.route", Value: end},
+			otlp.Attribute{Key: "http.response.status_code", Value: int64(code)},
+			otlp.Attribute{Key: "http.request.body.size", Value: max(r.ContentLength, 0)}, otlp.Attribute{Key: "http.response.body.size", Value: w.bytes})
 	}
 	if !s.log.Enabled(context.Background(), level) {
 		return
@@ -225,6 +232,22 @@ func (s *Server) finish(w *writer, r *http.Request, q *request, start time.Time,
 		a = append(a, slog.String("model", m))
 	}
 	s.log.LogAttrs(context.Background(), level, "request", a...)
+}
+
+// export hands a request's span to the exporter, if there is one and the trace is
+// recorded.
+func (s *Server) export(q *request, name string, start time.Time, took time.Duration, failed bool, more ...otlp.Attribute) {
+	if s.spans == nil || !q.trace.sampled() {
+		return
+	}
+	more = append(more, otlp.Attribute{Key: "sparserun.request", Value: q.id})
+	if m := q.modelName(); m != "" {
+		more = append(more, otlp.Attribute{Key: "sparserun.model", Value: m})
+	}
+	if q.client != "" {
+		more = append(more, otlp.Attribute{Key: "sparserun.client", Value: q.client})
+	}
+	s.spans.Add(otlp.Span{Trace: q.trace.id, ID: q.trace.span, Parent: q.trace.parent, Name: clip(name, 200), Start: start, End: start.Add(took), Attributes: more, Failed: failed})
 }
 
 func clip(s string, n int) string {

@@ -42,6 +42,8 @@ type Options struct {
 	Grace         time.Duration // from the end of Run's ctx to closed listeners: still serving, not ready
 	Drain         time.Duration // from closed listeners to the deadline of what is in flight
 
+	OTLPEndpoint string // collector of OTLP/HTTP that spans go to, http://127.0.0.1:4318 say; "" for none
+
 	Lenient     bool // harmless unsupported fields are ignored, not refused
 	CompatVLLM  bool // also vLLM's metric names (with colons, which promtool refuses)
 	Log         *slog.Logger

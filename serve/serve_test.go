@@ -335,7 +335,7 @@ func TestStartTrace(t *testing.T) {
 		{"00-" + id + "-" + span, false},
 		{"", false},
 	} {
-		tr := startTrace(c.header)
+		tr := startTrace(c.header, false)
 		require.Equal(t, c.kept, tr.id == id, c.header)
 		require.Equal(t, c.kept, tr.parent == span, c.header)
 		require.NotEqual(t, span, tr.span)
@@ -346,8 +346,8 @@ func FuzzTrace(f *testing.F) {
 	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "req-1")
 	f.Add("----", "\x00")
 	f.Fuzz(func(t *testing.T, header, id string) {
-		h := startTrace(header).header()
-		if again := startTrace(h); "00-"+again.id+"-"+again.parent+"-"+again.flags != h {
+		h := startTrace(header, false).header()
+		if again := startTrace(h, true); "00-"+again.id+"-"+again.parent+"-"+again.flags != h {
 			t.Fatalf("%q made %q, which we do not read", header, h)
 		}
 		if got := requestID(id); requestID(got) != got {

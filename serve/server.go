@@ -20,6 +20,7 @@ import (
 	"github.com/sparserun/sparserun/serve/oip"
 	"github.com/sparserun/sparserun/serve/openai"
 	"github.com/sparserun/sparserun/serve/openapi"
+	"github.com/sparserun/sparserun/serve/otlp"
 	"github.com/sparserun/sparserun/serve/registry"
 )
 
@@ -34,6 +35,7 @@ type Server struct {
 	gates         map[string]*gate // by listener: http, grpc, admin
 	bodies        bodies
 	metrics       *metrics
+	spans         *otlp.Exporter // nil: spans are only in the log
 	samples       history
 	started       time.Time
 
@@ -51,6 +53,12 @@ func New(r *registry.Registry, o Options) (*Server, error) {
 	}
 	s := &Server{o: o, reg: r, log: o.Log, started: time.Now(), gates: map[string]*gate{}, forced: make(chan struct{}),
 		bodies: bodies{max: o.MaxBody, timeout: o.BodyTimeout, memory: o.BodyMemory}}
+	if o.OTLPEndpoint != "" {
+		var err error
+		if s.spans, err = otlp.New(otlp.Options{Endpoint: o.OTLPEndpoint, Service: "sparserun", Version: o.Version, Log: o.Log}); err != nil {
+			return nil, fmt.Errorf("serve: %w: %w", err, ErrOption)
+		}
+	}
 	s.metrics = newMetrics(s)
 	tls, err := tlsConfig(&o)
 	if err != nil {
@@ -203,6 +211,9 @@ func (s *Server) Run(ctx context.Context) error {
 		serve("grpc", s.grpc.Serve)
 	}
 	wg.Go(func() { s.samples.run(work, s) })
+	if s.spans != nil {
+		wg.Go(func() { s.spans.Run(work) })
+	}
 	if s.o.Keys != nil {
 		wg.Go(func() { s.o.Keys.watch(work, 2*time.Second, s.log) })
 	}

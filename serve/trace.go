@@ -3,6 +3,7 @@ package serve
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"strconv"
 	"strings"
 )
 
@@ -15,8 +16,9 @@ type trace struct {
 	flags  string
 }
 
-// startTrace continues the trace of a traceparent header, or begins one.
-func startTrace(header string) trace {
+// startTrace continues the trace of a traceparent header, or begins one, of which
+// record says whether its spans are kept.
+func startTrace(header string, record bool) trace {
 	t := trace{span: randomHex(8), flags: "00"}
 	f := strings.Split(strings.TrimSpace(header), "-")
 	if len(f) >= 4 && isHex(f[0], 2) && f[0] != "ff" && (len(f) == 4 || f[0] != "00") &&
@@ -24,12 +26,20 @@ func startTrace(header string) trace {
 		t.id, t.parent, t.flags = f[1], f[2], f[3]
 		return t
 	}
-	t.id = randomHex(16)
+	if t.id = randomHex(16); record {
+		t.flags = "01"
+	}
 	return t
 }
 
 // header is the traceparent that names our span.
 func (t trace) header() string { return "00-" + t.id + "-" + t.span + "-" + t.flags }
+
+// sampled reports whether the one who began the trace wants its spans kept.
+func (t trace) sampled() bool {
+	n, err := strconv.ParseUint(t.flags, 16, 8)
+	return err == nil && n&1 == 1
+}
 
 // isHex reports whether s is n lower-case hex digits.
 func isHex(s string, n int) bool {

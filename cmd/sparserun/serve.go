@@ -56,6 +56,7 @@ type serveCmd struct {
 	MaxBody       byteSize      `default:"64MiB" help:"Of one request's body, decompressed."`
 	MaxConns      int           `default:"4096" help:"Connections of a listener."`
 
+	OTLPEndpoint  string `name:"otlp-endpoint" help:"Collector of OTLP over HTTP that spans go to, http://127.0.0.1:4318 say (default: none)." placeholder:"URL"`
 	MetricsCompat string `enum:"none,vllm" default:"none" help:"vllm: also vLLM's metric names."`
 	Lenient       bool   `help:"Ignore harmless fields that are not supported, instead of 400."`
 	LogFormat     string `enum:"json,text" default:"json" help:"Of the log on stderr: json, text."`
@@ -238,7 +239,7 @@ func (c *serveCmd) options(g *globals, log *slog.Logger, limit int64) (serve.Opt
 		TLSCert: c.TLSCert, TLSKey: c.TLSKey, ClientCA: c.ClientCA, AllowOrigins: c.AllowOrigins, AllowHosts: c.AllowHosts,
 		MaxBody: int64(c.MaxBody), MaxConns: c.MaxConns, Timeout: c.Timeout, Grace: c.Grace, Drain: c.Drain,
 		HeaderTimeout: c.HeaderTimeout, BodyTimeout: c.BodyTimeout, WriteTimeout: c.WriteTimeout, IdleTimeout: c.IdleTimeout,
-		Lenient: c.Lenient, CompatVLLM: c.MetricsCompat == "vllm", Log: log, Version: Version, MemoryLimit: limit,
+		OTLPEndpoint: c.OTLPEndpoint, Lenient: c.Lenient, CompatVLLM: c.MetricsCompat == "vllm", Log: log, Version: Version, MemoryLimit: limit,
 	}
 	b, err := c.backend(g)
 	if err != nil {
