@@ -81,9 +81,8 @@ func (s *sweep) speed(x cell, row *sweepRow) (prefill, decode float64, err error
 	return cnt.TokensPerSecond(runtime.Prefill), cnt.TokensPerSecond(runtime.Decode), nil
 }
 
-// quantisation is the type and group of the Linear layers, where the file has
-// symmetric codes of its own, which run as they are (a GGUF's codes and those with
-// zero points are rounded anew).
+// quantisation is the type and group of the Linear layers, where the file has codes of
+// its own, which run as they are: symmetric ones, and dense int4 with zero points.
 func quantisation(gr *model.Graph) (sparse.DType, int, bool) {
 	linears := gr.Linears()
 	if len(linears) == 0 {
@@ -94,7 +93,7 @@ func quantisation(gr *model.Graph) (sparse.DType, int, bool) {
 		return 0, 0, false
 	}
 	q := sparse.QuantOf(m)
-	if t := m.DType(); q != nil && q.Zeros == nil && (t == sparse.Int8 || t == sparse.Int4) {
+	if t := m.DType(); q != nil && (t == sparse.Int8 || t == sparse.Int4) && (q.Zeros == nil || t == sparse.Int4 && m.Layout() == sparse.LayoutDense) {
 		return t, q.Group, true
 	}
 	return 0, 0, false

@@ -36,7 +36,7 @@ type request struct {
 	Cols    int      `json:"cols"`
 	Batch   int      `json:"batch"`
 	Threads int      `json:"threads"`
-	Kernels []string `json:"kernels"` // layout/type/sparsity
+	Kernels []string `json:"kernels"` // layout/type/sparsity, with a type as "int8:32" where scales are of groups
 	Cold    int      `json:"cold_mib"`
 	Kernel  int      `json:"kernel"`
 	Ms      float64  `json:"ms"`
@@ -133,7 +133,8 @@ func open(be *cpu.Backend, r request, name string) (*cpu.Linear, error) {
 	if k.Layout, err = sparse.ParseLayout(f[0]); err != nil {
 		return nil, err
 	}
-	if k.Weight, err = sparse.ParseDType(f[1]); err != nil {
+	typ, columns, grouped := strings.Cut(f[1], ":")
+	if k.Weight, err = sparse.ParseDType(typ); err != nil {
 		return nil, err
 	}
 	sparsity, err := strconv.ParseFloat(f[2], 64)
@@ -144,6 +145,11 @@ func open(be *cpu.Backend, r request, name string) (*cpu.Linear, error) {
 	group := 0
 	if k.Weight == sparse.Int4 {
 		group = 64
+	}
+	if grouped {
+		if group, err = strconv.Atoi(columns); err != nil {
+			return nil, fmt.Errorf("kernelbench: %q: %w", name, err)
+		}
 	}
 	l, err := be.Linear(cpu.Noise(r.Rows, r.Cols, 1-sparsity, k.Layout == sparse.LayoutNM24), k, group, r.Batch)
 	if err != nil {
