@@ -36,13 +36,13 @@ type Kernel struct {
 	Weight sparse.DType // type of the stored weights; 0 where the op has none
 	Act    sparse.DType // type that activations are multiplied in: F32, or Int8
 	Group  int          // columns per scale of Int8 and Int4 (Plan.Group); 0: the backend's default
-	// Window is the side of a Conv's kernel where that changes what its products cost: a
-	// 3x3 kernel of stride 1 can do with fewer. 0: any other.
-	Window int
+	// Window and Stride are those of a Conv with a square kernel: what is read, and how
+	// (3x3 of stride 1 can do with fewer products), changes with them. 0: 1x1, or not square.
+	Window, Stride int
 }
 
 // String is "Linear nm24 f16 x f32", "Linear nm24 int4 (groups of 32) x int8",
-// "Conv 3x3 dense f32 x f32".
+// "Conv 3x3/1 dense f32 x f32".
 func (k Kernel) String() string {
 	if k.Weight == 0 {
 		return string(k.Op)
@@ -53,7 +53,7 @@ func (k Kernel) String() string {
 	}
 	op := string(k.Op)
 	if k.Window > 0 {
-		op = fmt.Sprintf("%s %dx%d", op, k.Window, k.Window)
+		op = fmt.Sprintf("%s %dx%d/%d", op, k.Window, k.Window, k.Stride)
 	}
 	return fmt.Sprintf("%s %v %v%s x %v", op, k.Layout, k.Weight, group, k.Act)
 }

@@ -86,7 +86,7 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 			k.Group = pl.o.Group
 		}
 		if k.Op == model.OpConv {
-			k.Window = convWindow(n)
+			k.Window, k.Stride = convWindow(n)
 		}
 		return k
 	}
@@ -143,24 +143,26 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 // are timed over, as one square image of windows of Kernel.Window, or 1x1.
 const ConvPositions = 32 * 32
 
-// convWindow is Kernel.Window of a convolution.
-func convWindow(n *model.Node) int {
-	const side = 3
-	if s := n.Weight.Shape; len(s) != 4 || s[2] != side || s[3] != side {
-		return 0
-	}
+// convWindow is Kernel.Window and Stride of a convolution.
+func convWindow(n *model.Node) (side, stride int) {
+	s := n.Weight.Shape
 	a, ok := n.Attr.(*model.TensorOp)
-	if !ok {
-		return 0
+	if !ok || len(s) != 4 || s[2] != s[3] || s[2] == 1 {
+		return 0, 0
 	}
-	for _, name := range []string{"strides", "dilations"} {
-		for _, v := range a.Attrs[name].Ints {
-			if v != 1 {
-				return 0
-			}
+	stride = 1
+	for i, v := range a.Attrs["strides"].Ints {
+		if i > 0 && int(v) != stride || v < 1 || v > int64(s[2]) {
+			return 0, 0
+		}
+		stride = int(v)
+	}
+	for _, v := range a.Attrs["dilations"].Ints {
+		if v != 1 {
+			return 0, 0
 		}
 	}
-	return side
+	return s[2], stride
 }
 
 // kernelOp is what multiplies a node's weight: a Linear, or a convolution where the

@@ -117,11 +117,19 @@ func meanPlanes(x *T) (*T, error) {
 	}
 	n := product(x.Shape[2:])
 	for i := range out.Data.([]float32) {
-		sum := 0.0
-		for _, v := range src[i*n : (i+1)*n] {
-			sum += float64(v)
+		// Four sums: one would wait for every addition.
+		var a, b, c, d float64
+		plane := src[i*n : (i+1)*n]
+		for ; len(plane) >= 4; plane = plane[4:] {
+			a += float64(plane[0])
+			b += float64(plane[1])
+			c += float64(plane[2])
+			d += float64(plane[3])
 		}
-		out.Data.([]float32)[i] = float32(sum / float64(n))
+		for _, v := range plane {
+			a += float64(v)
+		}
+		out.Data.([]float32)[i] = float32((a + b + (c + d)) / float64(n))
 	}
 	return out, nil
 }

@@ -88,8 +88,8 @@ func wantsBlocks(g *model.Graph, st *runtime.TensorStep) bool {
 			return false
 		}
 	}
-	// Few channels leave lanes empty: positions fill them.
-	return 4*st.Shape[0] >= 3*blockLanes*channelBlocks(st.Shape[0])
+	// Few channels leave lanes empty: positions fill them (conv_lanes.go).
+	return 8*st.Shape[0] >= 5*blockLanes*channelBlocks(st.Shape[0])
 }
 
 func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {

@@ -33,8 +33,8 @@ const (
 	plainStep   placedKind = iota
 	blockedConv            // reads either form, writes blocks
 	blockedMean            // reads either form
-	blockedPool            // with the next: reads and writes blocks if an input is in blocks
-	blockedWide            // the op's own kernel, lane by lane
+	blockedPool            // reads and writes blocks
+	blockedWide            // the op's own kernel, lane by lane: if an input is in blocks
 )
 
 // laneOps compute every number for itself: how an image lies is the same to them.
@@ -163,8 +163,13 @@ func (a *arrangement) decide() {
 		case s.op.Weight != nil || a.g.Values[s.outs[0]].Elem != model.ElemF32:
 		case n.Op == model.OpGlobalAveragePool && first > 0:
 			s.kind = blockedMean
-		case n.Op == model.OpMaxPool && first > 0 && !dilated(n):
-			s.kind, c = blockedPool, first
+		case n.Op == model.OpMaxPool && !dilated(n):
+			if c = first; c == 0 {
+				c = a.turnable(s.in[0])
+			}
+			if c > 0 {
+				s.kind = blockedPool
+			}
 		case laneOps[n.Op] && first > 0:
 			s.kind, c = blockedWide, first
 		case (n.Op == model.OpAdd || n.Op == model.OpMul) && len(s.in) == 2:
@@ -192,11 +197,9 @@ func (a *arrangement) decide() {
 	for changed := true; changed; {
 		changed = false
 		for _, s := range a.steps {
-			if s.kind == blockedPool || s.kind == blockedWide {
-				if s.blocks && !slices.ContainsFunc(s.in, func(v model.ValueID) bool { return channels(v) > 0 }) {
-					s.blocks, changed = false, true
-					a.form[s.outs[0]] = 0
-				}
+			if s.kind == blockedWide && s.blocks && !slices.ContainsFunc(s.in, func(v model.ValueID) bool { return channels(v) > 0 }) {
+				s.blocks, changed = false, true
+				a.form[s.outs[0]] = 0
 			}
 			if s.blocks || s.kind == blockedMean {
 				continue
@@ -222,6 +225,14 @@ func (a *arrangement) both(x, y model.ValueID) int {
 	c := a.form[x]
 	if v := a.g.Values[y]; a.form[y] == c || a.form[y] == 0 && v.Elem == model.ElemF32 && len(v.Shape) == 4 && v.Shape[1] == c {
 		return c
+	}
+	return 0
+}
+
+// turnable is how many channels an image has that is worth turning around for a MaxPool.
+func (a *arrangement) turnable(v model.ValueID) int {
+	if x := a.g.Values[v]; x.Elem == model.ElemF32 && len(x.Shape) == 4 && 2*x.Shape[1] >= blockLanes*channelBlocks(max(0, x.Shape[1])) {
+		return x.Shape[1]
 	}
 	return 0
 }

@@ -38,8 +38,11 @@ type laneConv struct {
 	off    []int32 // byte offset of each kernel element (dense) or value (sparse)
 	plain  bool    // 1x1 without stride and padding: the input is read where it is
 	last   []int32 // off for its last block
-	hs, ws int     // size of a phase's plane
-	ld     int     // positions with gaps, in whole blocks
+	pieces int     // sparse: parts of the columns of a row, and where they start in w
+	cuts   []int32
+	hs, ws int // size of a phase's plane
+	ps     int // numbers of one, whole vectors: a 1x1 kernel's reads are aligned
+	ld     int // positions with gaps, in whole blocks
 	bufs   []laneBuffer
 
 	src, dst []float32 // of the run in progress
@@ -54,8 +57,11 @@ type convArgs struct {
 	n, ld            int
 	bias             unsafe.Pointer
 	floor            float32
-	more             int32 // dense: add to dst, not to bias
+	more             int32 // add to dst, not to bias
 }
+
+// vectorLanes are the numbers of the longest vector.
+const vectorLanes = 16
 
 // laneElements is how many kernel elements a dense kernel takes at most at once: what they
 // read of the input for one block of positions stays in the first-level cache
@@ -173,15 +179,24 @@ func (s *laneConv) buffer(worker int) *laneBuffer {
 		if s.plain {
 			b.in = make([]float32, s.shape[1]*s.lanes)
 		} else {
-			b.in = make([]float32, s.shape[1]*s.win.Stride[0]*s.win.Stride[1]*s.hs*s.ws+s.slack())
+			b.in = make([]float32, s.shape[1]*s.win.Stride[0]*s.win.Stride[1]*s.ps+s.slack())
 		}
 		if s.win.Out[1] == s.ws {
-			b.out = make([]float32, s.block*s.lanes)
+			b.out = make([]float32, s.corner()*s.lanes)
 		} else {
 			b.out = make([]float32, (s.m.rows+s.block)*s.ld)
 		}
 	}
 	return b
+}
+
+// corner is how many rows of output a block of positions leaves in the buffer where it
+// sticks out: those that stay until all parts of a sparse weight are added.
+func (s *laneConv) corner() int {
+	if s.ptr != nil && s.pieces > 1 {
+		return s.m.rows
+	}
+	return s.block
 }
 
 // part convolves image i.
@@ -215,13 +230,13 @@ func (s *laneConv) fill(buf, src []float32) {
 			if sw == 1 {
 				from, to := max(0, -w.Before[1]), max(0, w.Before[1])
 				if from < len(row) && to < s.ws {
-					copy(buf[(base*s.hs+y/sh)*s.ws+to:][:s.ws-to], row[from:])
+					copy(buf[base*s.ps+y/sh*s.ws+to:][:s.ws-to], row[from:])
 				}
 				continue
 			}
 			for i, v := range row {
 				if x := i + w.Before[1]; x >= 0 && x/sw < s.ws {
-					buf[((base+x%sw)*s.hs+y/sh)*s.ws+x/sw] = v
+					buf[(base+x%sw)*s.ps+y/sh*s.ws+x/sw] = v
 				}
 			}
 		}
@@ -253,14 +268,54 @@ func (s *laneConv) multiply(b *laneBuffer, src, dst []float32, b0, b1 int) {
 			pieces := max(1, (s.m.cols+laneElements-1)/laneElements)
 			step = (s.m.cols + pieces - 1) / pieces
 		}
+		if s.ptr != nil {
+			s.sparse(&a, b, dst, off, at, tight, whole)
+			continue
+		}
 		for k0 := 0; k0 < s.m.cols; k0 += max(1, step) {
 			s.channels(&a, b, dst, off, at, k0, step, tight, whole)
 		}
 	}
 }
 
-// channels computes a block of positions for all output channels, over kernel
-// elements k0 to k0+step-1 where the weight is dense.
+// sparse computes a block of positions for all output channels of a sparse weight, part
+// by part of its columns.
+func (s *laneConv) sparse(a *convArgs, b *laneBuffer, dst []float32, off []int32, at int, tight, whole bool) {
+	positions := size(s.win.Out)
+	direct := tight && whole && s.pieces == 1
+	vecs := min(8, (s.win.Out[0]*s.ws-at+s.lanes/8-1)/(s.lanes/8))
+	for piece := range s.pieces {
+		a.more, a.floor = int32(piece), float32(math.Inf(-1))
+		if piece == s.pieces-1 {
+			a.floor = s.floor
+		}
+		for r := range s.m.rows {
+			v0, v1 := s.cuts[r*s.pieces+piece], s.cuts[r*s.pieces+piece+1]
+			if v0 == v1 && piece > 0 && piece < s.pieces-1 {
+				continue
+			}
+			switch {
+			case direct:
+				a.dst = unsafe.Pointer(&dst[r*positions+at])
+			case tight:
+				a.dst = unsafe.Pointer(&b.out[r%s.corner()*s.lanes])
+			default:
+				a.dst = unsafe.Pointer(&b.out[r*s.ld+at])
+			}
+			a.bias = unsafe.Pointer(&s.bias[r])
+			if a.n = int(v1 - v0); a.n > 0 {
+				a.off, a.w = unsafe.Pointer(&off[v0]), unsafe.Pointer(&s.w[v0])
+			}
+			a.sparse(vecs)
+			if tight && !direct && piece == s.pieces-1 {
+				copy(dst[r*positions+at:(r+1)*positions], b.out[r%s.corner()*s.lanes:][:s.lanes])
+			}
+		}
+	}
+}
+
+// channels computes a block of positions for all output channels of a dense weight, over
+// kernel elements k0 to k0+step-1.
 func (s *laneConv) channels(a *convArgs, b *laneBuffer, dst []float32, off []int32, at, k0, step int, tight, whole bool) {
 	positions := size(s.win.Out)
 	vecs := min(3, (s.win.Out[0]*s.ws-at+s.lanes/3-1)/(s.lanes/3)) // the last block may need fewer
@@ -275,21 +330,13 @@ func (s *laneConv) channels(a *convArgs, b *laneBuffer, dst []float32, off []int
 			a.dst, a.ld = unsafe.Pointer(&b.out[r*s.ld+at]), 4*s.ld
 		}
 		a.bias = unsafe.Pointer(&s.bias[r])
-		if s.ptr == nil {
-			k1 := min(k0+step, s.m.cols)
-			a.off, a.n, a.w = unsafe.Pointer(&off[k0]), k1-k0, unsafe.Pointer(&s.w[r*s.m.cols+k0*s.block])
-			a.more, a.floor = int32(k0), s.floor
-			if k1 < s.m.cols {
-				a.floor = float32(math.Inf(-1))
-			}
-			a.dense(vecs)
-		} else {
-			v0, v1 := s.ptr[r], s.ptr[r+1]
-			if a.n = int(v1 - v0); a.n > 0 {
-				a.off, a.w = unsafe.Pointer(&off[v0]), unsafe.Pointer(&s.w[v0])
-			}
-			a.sparse()
+		k1 := min(k0+step, s.m.cols)
+		a.off, a.n, a.w = unsafe.Pointer(&off[k0]), k1-k0, unsafe.Pointer(&s.w[r*s.m.cols+k0*s.block])
+		a.more, a.floor = int32(k0), s.floor
+		if k1 < s.m.cols {
+			a.floor = float32(math.Inf(-1))
 		}
+		a.dense(vecs)
 		if tight && !direct {
 			for i := range min(s.block, s.m.rows-r) {
 				copy(dst[(r+i)*positions+at:(r+i+1)*positions], b.out[i*s.lanes:(i+1)*s.lanes])
@@ -324,25 +371,60 @@ func (s *laneConv) geometry(p *tensorProgram, shape []int) error {
 	// Planes hold what any kernel element of any output position reads.
 	hs := w.Out[0] + (w.Kernel[0]-1)*w.Dilation[0]/sh
 	ws := w.Out[1] + (w.Kernel[1]-1)*w.Dilation[1]/sw
-	total := float64(shape[1]) * float64(sh) * float64(sw) * float64(hs) * float64(ws)
+	total := float64(shape[1]) * float64(sh) * float64(sw) * (float64(hs)*float64(ws) + 2*vectorLanes)
 	if total > 1<<28 || float64(s.m.rows)*float64(w.Out[0])*float64(ws) > 1<<28 {
 		return fmt.Errorf("node %q (%s): padded input of %v: %w", s.st.Node.Name, s.st.Node.Op, shape, runtime.ErrMemory)
 	}
 	s.win, s.shape, s.hs, s.ws = w, append([]int(nil), shape...), hs, ws
+	s.ps = (hs*ws + vectorLanes - 1) / vectorLanes * vectorLanes
+	if s.ps%256 == 0 { // planes a multiple of 1 KiB apart meet in few sets of the caches
+		s.ps += vectorLanes
+	}
 	s.ld = (w.Out[0]*ws + s.lanes - 1) / s.lanes * s.lanes
 	s.bufs = make([]laneBuffer, p.pool.threads)
+	s.plain = w.Kernel[0]*w.Kernel[1]*sh*sw == 1 && w.Before[0]|w.Before[1]|w.After[0]|w.After[1] == 0
+	// A sparse weight loads as often as it multiplies: an aligned copy pays.
+	s.plain = s.plain && (s.ptr == nil || hs*ws == s.ps)
+	if s.plain {
+		s.ps = hs * ws
+	}
+	s.cut(w)
 	offset := func(k int) int32 {
 		area := w.Kernel[0] * w.Kernel[1]
 		c, kh, kw := k/area, k%area/w.Kernel[1]*w.Dilation[0], k%w.Kernel[1]*w.Dilation[1]
 		plane := (c*sh+kh%sh)*sw + kw%sw
-		return int32(4 * ((plane*hs+kh/sh)*ws + kw/sw))
+		return int32(4 * (plane*s.ps + kh/sh*ws + kw/sw))
 	}
-	s.plain = w.Kernel[0]*w.Kernel[1]*sh*sw == 1 && w.Before[0]|w.Before[1]|w.After[0]|w.After[1] == 0
 	s.off = s.offsets(offset)
 	if s.plain {
 		s.last = s.offsets(func(k int) int32 { return int32(4 * k * s.lanes) })
 	}
 	return nil
+}
+
+// cut cuts the rows of a sparse weight into pieces of columns, so that what a piece
+// reads for a block of positions stays in the first-level cache while all rows pass over
+// it, if that leaves a row values enough to be worth loading its sums again.
+func (s *laneConv) cut(w *tensorop.Window) {
+	if s.ptr == nil {
+		return
+	}
+	const cache, few = 24 << 10, 6
+	channels := max(1, cache/(4*(s.lanes+(w.Kernel[0]-1)*w.Dilation[0]*s.ws)))
+	per := channels * size(w.Kernel)
+	s.pieces = max(1, min(parts(s.m.cols, per), len(s.w)/(few*max(1, s.m.rows))))
+	per = parts(s.m.cols, s.pieces)
+	s.cuts = make([]int32, 0, s.m.rows*s.pieces+1)
+	for r := range s.m.rows {
+		v := s.ptr[r]
+		for piece := range s.pieces {
+			for v < s.ptr[r+1] && int(s.elem[v]) < piece*per {
+				v++
+			}
+			s.cuts = append(s.cuts, v)
+		}
+	}
+	s.cuts = append(s.cuts, int32(len(s.w)))
 }
 
 // offsets are those of all kernel elements, or of those that a sparse weight keeps.

@@ -44,10 +44,17 @@ func (a *convArgs) dense(vecs int) {
 	}
 }
 
-func (a *convArgs) sparse() {
-	if linalg.ISA() == linalg.AVX512 {
-		convSparseAVX512((*byte)(unsafe.Pointer(a)))
-		return
+// sparseKernels are those for 1 to 8 vectors of positions, wide and narrow.
+var sparseKernels = [2][9]func(*byte){
+	{nil, convSparse1AVX512, convSparse2AVX512, convSparse3AVX512, convSparse4AVX512, convSparse5AVX512, convSparse6AVX512, convSparse7AVX512, convSparse8AVX512},
+	{nil, convSparse1AVX2, convSparse2AVX2, convSparse3AVX2, convSparse4AVX2, convSparse5AVX2, convSparse6AVX2, convSparse7AVX2, convSparse8AVX2},
+}
+
+// sparse computes the given number of vectors of positions, at most 8.
+func (a *convArgs) sparse(vecs int) {
+	k := &sparseKernels[0]
+	if linalg.ISA() != linalg.AVX512 {
+		k = &sparseKernels[1]
 	}
-	convSparseAVX2((*byte)(unsafe.Pointer(a)))
+	k[vecs]((*byte)(unsafe.Pointer(a)))
 }

@@ -418,9 +418,394 @@ done:
 	VZEROUPPER
 	RET
 
-// func convSparseAVX512(a *byte)
+// func convSparse1AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convSparseAVX512(SB), NOSPLIT, $0-8
+TEXT ·convSparse1AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z1
+	VFMADD231PS  (DI), Z1, Z0
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z1
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z1, Z0
+	VMOVUPS      Z0, (CX)
+	VZEROUPPER
+	RET
+
+// func convSparse2AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse2AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z2
+	VFMADD231PS  (DI), Z2, Z0
+	VFMADD231PS  64(DI), Z2, Z1
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z2
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z2, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z2, Z1
+	VMOVUPS      Z1, 64(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse3AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse3AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z3
+	VFMADD231PS  (DI), Z3, Z0
+	VFMADD231PS  64(DI), Z3, Z1
+	VFMADD231PS  128(DI), Z3, Z2
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z3
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      Z1, 64(CX)
+	VMAXPS       Z2, Z3, Z2
+	VMOVUPS      Z2, 128(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse4AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse4AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	VMOVUPS      192(DI), Z3
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z4
+	VFMADD231PS  (DI), Z4, Z0
+	VFMADD231PS  64(DI), Z4, Z1
+	VFMADD231PS  128(DI), Z4, Z2
+	VFMADD231PS  192(DI), Z4, Z3
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z4
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z4, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z4, Z1
+	VMOVUPS      Z1, 64(CX)
+	VMAXPS       Z2, Z4, Z2
+	VMOVUPS      Z2, 128(CX)
+	VMAXPS       Z3, Z4, Z3
+	VMOVUPS      Z3, 192(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse5AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse5AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	VMOVUPS      192(DI), Z3
+	VMOVUPS      256(DI), Z4
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z5
+	VFMADD231PS  (DI), Z5, Z0
+	VFMADD231PS  64(DI), Z5, Z1
+	VFMADD231PS  128(DI), Z5, Z2
+	VFMADD231PS  192(DI), Z5, Z3
+	VFMADD231PS  256(DI), Z5, Z4
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z5
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z5, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z5, Z1
+	VMOVUPS      Z1, 64(CX)
+	VMAXPS       Z2, Z5, Z2
+	VMOVUPS      Z2, 128(CX)
+	VMAXPS       Z3, Z5, Z3
+	VMOVUPS      Z3, 192(CX)
+	VMAXPS       Z4, Z5, Z4
+	VMOVUPS      Z4, 256(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse6AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse6AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	VMOVUPS      192(DI), Z3
+	VMOVUPS      256(DI), Z4
+	VMOVUPS      320(DI), Z5
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z6
+	VFMADD231PS  (DI), Z6, Z0
+	VFMADD231PS  64(DI), Z6, Z1
+	VFMADD231PS  128(DI), Z6, Z2
+	VFMADD231PS  192(DI), Z6, Z3
+	VFMADD231PS  256(DI), Z6, Z4
+	VFMADD231PS  320(DI), Z6, Z5
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z6
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z6, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z6, Z1
+	VMOVUPS      Z1, 64(CX)
+	VMAXPS       Z2, Z6, Z2
+	VMOVUPS      Z2, 128(CX)
+	VMAXPS       Z3, Z6, Z3
+	VMOVUPS      Z3, 192(CX)
+	VMAXPS       Z4, Z6, Z4
+	VMOVUPS      Z4, 256(CX)
+	VMAXPS       Z5, Z6, Z5
+	VMOVUPS      Z5, 320(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse7AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse7AVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	VMOVAPS      Z0, Z6
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	VMOVUPS      192(DI), Z3
+	VMOVUPS      256(DI), Z4
+	VMOVUPS      320(DI), Z5
+	VMOVUPS      384(DI), Z6
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Z7
+	VFMADD231PS  (DI), Z7, Z0
+	VFMADD231PS  64(DI), Z7, Z1
+	VFMADD231PS  128(DI), Z7, Z2
+	VFMADD231PS  192(DI), Z7, Z3
+	VFMADD231PS  256(DI), Z7, Z4
+	VFMADD231PS  320(DI), Z7, Z5
+	VFMADD231PS  384(DI), Z7, Z6
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Z7
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Z0, Z7, Z0
+	VMOVUPS      Z0, (CX)
+	VMAXPS       Z1, Z7, Z1
+	VMOVUPS      Z1, 64(CX)
+	VMAXPS       Z2, Z7, Z2
+	VMOVUPS      Z2, 128(CX)
+	VMAXPS       Z3, Z7, Z3
+	VMOVUPS      Z3, 192(CX)
+	VMAXPS       Z4, Z7, Z4
+	VMOVUPS      Z4, 256(CX)
+	VMAXPS       Z5, Z7, Z5
+	VMOVUPS      Z5, 320(CX)
+	VMAXPS       Z6, Z7, Z6
+	VMOVUPS      Z6, 384(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse8AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convSparse8AVX512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         8(AX), CX
 	MOVQ         16(AX), DX
@@ -435,8 +820,23 @@ TEXT ·convSparseAVX512(SB), NOSPLIT, $0-8
 	VMOVAPS      Z0, Z5
 	VMOVAPS      Z0, Z6
 	VMOVAPS      Z0, Z7
-	TESTQ        SI, SI
-	JZ           done
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VMOVUPS      128(DI), Z2
+	VMOVUPS      192(DI), Z3
+	VMOVUPS      256(DI), Z4
+	VMOVUPS      320(DI), Z5
+	VMOVUPS      384(DI), Z6
+	VMOVUPS      448(DI), Z7
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
 
 step:
 	MOVLQSX      (DX), DI
@@ -736,9 +1136,394 @@ done:
 	VZEROUPPER
 	RET
 
-// func convSparseAVX2(a *byte)
+// func convSparse1AVX2(a *byte)
 // Requires: AVX, FMA3
-TEXT ·convSparseAVX2(SB), NOSPLIT, $0-8
+TEXT ·convSparse1AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y1
+	VFMADD231PS  (DI), Y1, Y0
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y1
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y1, Y0
+	VMOVUPS      Y0, (CX)
+	VZEROUPPER
+	RET
+
+// func convSparse2AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse2AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y2
+	VFMADD231PS  (DI), Y2, Y0
+	VFMADD231PS  32(DI), Y2, Y1
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y2
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      Y1, 32(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse3AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse3AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y3
+	VFMADD231PS  (DI), Y3, Y0
+	VFMADD231PS  32(DI), Y3, Y1
+	VFMADD231PS  64(DI), Y3, Y2
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y3
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      Y2, 64(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse4AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse4AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	VMOVUPS      96(DI), Y3
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  (DI), Y4, Y0
+	VFMADD231PS  32(DI), Y4, Y1
+	VFMADD231PS  64(DI), Y4, Y2
+	VFMADD231PS  96(DI), Y4, Y3
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y4
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      Y2, 64(CX)
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      Y3, 96(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse5AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse5AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	VMOVUPS      96(DI), Y3
+	VMOVUPS      128(DI), Y4
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y5
+	VFMADD231PS  (DI), Y5, Y0
+	VFMADD231PS  32(DI), Y5, Y1
+	VFMADD231PS  64(DI), Y5, Y2
+	VFMADD231PS  96(DI), Y5, Y3
+	VFMADD231PS  128(DI), Y5, Y4
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y5
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y5, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y5, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMAXPS       Y2, Y5, Y2
+	VMOVUPS      Y2, 64(CX)
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      Y3, 96(CX)
+	VMAXPS       Y4, Y5, Y4
+	VMOVUPS      Y4, 128(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse6AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse6AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	VMOVUPS      96(DI), Y3
+	VMOVUPS      128(DI), Y4
+	VMOVUPS      160(DI), Y5
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y6
+	VFMADD231PS  (DI), Y6, Y0
+	VFMADD231PS  32(DI), Y6, Y1
+	VFMADD231PS  64(DI), Y6, Y2
+	VFMADD231PS  96(DI), Y6, Y3
+	VFMADD231PS  128(DI), Y6, Y4
+	VFMADD231PS  160(DI), Y6, Y5
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y6
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y6, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y6, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMAXPS       Y2, Y6, Y2
+	VMOVUPS      Y2, 64(CX)
+	VMAXPS       Y3, Y6, Y3
+	VMOVUPS      Y3, 96(CX)
+	VMAXPS       Y4, Y6, Y4
+	VMOVUPS      Y4, 128(CX)
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      Y5, 160(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse7AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse7AVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         8(AX), CX
+	MOVQ         16(AX), DX
+	MOVQ         24(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         48(AX), DI
+	VBROADCASTSS (DI), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	VMOVAPS      Y0, Y6
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	VMOVUPS      96(DI), Y3
+	VMOVUPS      128(DI), Y4
+	VMOVUPS      160(DI), Y5
+	VMOVUPS      192(DI), Y6
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
+
+step:
+	MOVLQSX      (DX), DI
+	ADDQ         CX, DI
+	VBROADCASTSS (BX), Y7
+	VFMADD231PS  (DI), Y7, Y0
+	VFMADD231PS  32(DI), Y7, Y1
+	VFMADD231PS  64(DI), Y7, Y2
+	VFMADD231PS  96(DI), Y7, Y3
+	VFMADD231PS  128(DI), Y7, Y4
+	VFMADD231PS  160(DI), Y7, Y5
+	VFMADD231PS  192(DI), Y7, Y6
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          step
+
+done:
+	VBROADCASTSS 56(AX), Y7
+	MOVQ         (AX), CX
+	MOVQ         40(AX), AX
+	VMAXPS       Y0, Y7, Y0
+	VMOVUPS      Y0, (CX)
+	VMAXPS       Y1, Y7, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMAXPS       Y2, Y7, Y2
+	VMOVUPS      Y2, 64(CX)
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      Y3, 96(CX)
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      Y4, 128(CX)
+	VMAXPS       Y5, Y7, Y5
+	VMOVUPS      Y5, 160(CX)
+	VMAXPS       Y6, Y7, Y6
+	VMOVUPS      Y6, 192(CX)
+	VZEROUPPER
+	RET
+
+// func convSparse8AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convSparse8AVX2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         8(AX), CX
 	MOVQ         16(AX), DX
@@ -753,8 +1538,23 @@ TEXT ·convSparseAVX2(SB), NOSPLIT, $0-8
 	VMOVAPS      Y0, Y5
 	VMOVAPS      Y0, Y6
 	VMOVAPS      Y0, Y7
-	TESTQ        SI, SI
-	JZ           done
+	CMPL         60(AX), $0x00
+	JEQ          first
+	MOVQ         (AX), DI
+	MOVQ         40(AX), R8
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VMOVUPS      64(DI), Y2
+	VMOVUPS      96(DI), Y3
+	VMOVUPS      128(DI), Y4
+	VMOVUPS      160(DI), Y5
+	VMOVUPS      192(DI), Y6
+	VMOVUPS      224(DI), Y7
+	ADDQ         R8, DI
+
+first:
+	TESTQ SI, SI
+	JZ    done
 
 step:
 	MOVLQSX      (DX), DI

@@ -4,5 +4,5 @@ package cpu
 
 func laneShape() (rows, dense, sparse int) { return 0, 0, 0 }
 
-func (a *convArgs) dense(int) {}
-func (a *convArgs) sparse()   {}
+func (a *convArgs) dense(int)  {}
+func (a *convArgs) sparse(int) {}

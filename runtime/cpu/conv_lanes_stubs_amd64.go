@@ -14,7 +14,28 @@ func convDense2AVX512(a *byte)
 func convDense3AVX512(a *byte)
 
 //go:noescape
-func convSparseAVX512(a *byte)
+func convSparse1AVX512(a *byte)
+
+//go:noescape
+func convSparse2AVX512(a *byte)
+
+//go:noescape
+func convSparse3AVX512(a *byte)
+
+//go:noescape
+func convSparse4AVX512(a *byte)
+
+//go:noescape
+func convSparse5AVX512(a *byte)
+
+//go:noescape
+func convSparse6AVX512(a *byte)
+
+//go:noescape
+func convSparse7AVX512(a *byte)
+
+//go:noescape
+func convSparse8AVX512(a *byte)
 
 //go:noescape
 func convDense1AVX2(a *byte)
@@ -26,4 +47,25 @@ func convDense2AVX2(a *byte)
 func convDense3AVX2(a *byte)
 
 //go:noescape
-func convSparseAVX2(a *byte)
+func convSparse1AVX2(a *byte)
+
+//go:noescape
+func convSparse2AVX2(a *byte)
+
+//go:noescape
+func convSparse3AVX2(a *byte)
+
+//go:noescape
+func convSparse4AVX2(a *byte)
+
+//go:noescape
+func convSparse5AVX2(a *byte)
+
+//go:noescape
+func convSparse6AVX2(a *byte)
+
+//go:noescape
+func convSparse7AVX2(a *byte)
+
+//go:noescape
+func convSparse8AVX2(a *byte)

@@ -12,17 +12,17 @@ import (
 	"github.com/sparserun/sparserun/sparse"
 )
 
-// timeConv is the time of a convolution of cols channels, or k.Window^2 times fewer, to
-// rows over one image of positions outputs: other kernel sizes change where the input
-// is read, not what a weight costs. Between convolutions images are in blocks where
+// timeConv is the time of a convolution of cols/k.Window^2 channels to rows over one
+// image of positions outputs. Between convolutions images are in blocks where
 // there are kernels for that (conv_forms.go): a form that reads them otherwise pays
 // for it. The weight is warm: an image reads it many times.
 func (b *Backend) timeConv(ctx context.Context, k runtime.Kernel, rows, cols int, density float64, positions int) (time.Duration, error) {
-	side, pad := max(1, k.Window), int64(max(0, k.Window-1)/2)
-	if cols%(side*side) != 0 {
+	side, stride := max(1, k.Window), max(1, k.Stride)
+	if cols%(side*side) != 0 || side > 1<<10 || stride > side {
 		return 0, fmt.Errorf("cpu: timing %d columns of %v: %w", cols, k, runtime.ErrShape)
 	}
-	channels, edge := cols/(side*side), max(1, int(math.Sqrt(float64(positions))))
+	channels := cols / (side * side)
+	edge := max(1, int(math.Sqrt(float64(positions)))) * stride // of the input
 	w := make([]float32, rows*cols)
 	for i := range w {
 		if noise(uint64(i)) < density {
@@ -33,7 +33,9 @@ func (b *Backend) timeConv(ctx context.Context, k runtime.Kernel, rows, cols int
 		}
 	}
 	shape := []int{rows, channels, side, side}
-	attrs := map[string]model.Attribute{"pads": {Kind: model.AttrInts, Ints: []int64{pad, pad, pad, pad}}}
+	before, after, step := int64((side-stride)/2), int64(side-stride-(side-stride)/2), int64(stride)
+	attrs := map[string]model.Attribute{"pads": {Kind: model.AttrInts, Ints: []int64{before, before, after, after}},
+		"strides": {Kind: model.AttrInts, Ints: []int64{step, step}}}
 	n := &model.Node{Op: model.OpConv, Name: "timed", In: []model.ValueID{0}, Out: 1, Outs: []model.ValueID{1}, Attr: &model.TensorOp{Version: 17, Attrs: attrs},
 		Weight: &model.Weight{Name: "timed", Shape: shape, Data: sparse.NewDense(rows, cols, w)}}
 	g := &model.Graph{Opsets: map[string]int{"": 17}, Values: []model.Value{{Name: "x", Elem: model.ElemF32}, {Name: "y", Elem: model.ElemF32}}, Inputs: []model.ValueID{0}, Outputs: []model.ValueID{1}, Nodes: []*model.Node{n}}

@@ -27,7 +27,10 @@ func (p *tensorProgram) turned(t *model.Tensor, channels int, blocks bool) (*mod
 	if err != nil {
 		return nil, err
 	}
-	j := &turnBlocks{plain: f, blocks: y.Data.([]float32), channels: channels, positions: h * w, in: blocks, args: make([]blockArgs, p.pool.threads)}
+	if p.turning == nil {
+		p.turning = make([]turnBuffer, p.pool.threads)
+	}
+	j := &turnBlocks{plain: f, blocks: y.Data.([]float32), channels: channels, positions: h * w, in: blocks, bufs: p.turning}
 	if !blocks {
 		j.plain, j.blocks = j.blocks, j.plain
 	}
@@ -42,7 +45,13 @@ type turnBlocks struct {
 	plain, blocks       []float32
 	channels, positions int
 	in                  bool // into blocks
-	args                []blockArgs
+	bufs                []turnBuffer
+}
+
+// turnBuffer is a worker's; rows are those of a block that is not full.
+type turnBuffer struct {
+	args blockArgs
+	rows []float32
 }
 
 func (j *turnBlocks) part(worker, i int) {
@@ -51,18 +60,37 @@ func (j *turnBlocks) part(worker, i int) {
 	n := min(blockLanes, j.channels-c)
 	plain := j.plain[(i/cb*j.channels+c)*j.positions:][:n*j.positions]
 	block := j.blocks[i*j.positions*blockLanes:][:j.positions*blockLanes]
-	done := 0
-	if squares := j.positions / blockLanes; n == blockLanes && squares > 0 {
+	squares := j.positions / blockLanes
+	done := squares * blockLanes
+	if squares > 0 {
 		const line, square = 4 * blockLanes, 4 * blockLanes * blockLanes
-		a := &j.args[worker]
+		b := &j.bufs[worker]
+		rows, ld := plain, j.positions
+		if n < blockLanes {
+			ld = done
+			if len(b.rows) < blockLanes*ld {
+				b.rows = make([]float32, blockLanes*ld)
+			}
+			rows = b.rows
+			for k := range n {
+				if j.in {
+					copy(rows[k*ld:(k+1)*ld], plain[k*j.positions:])
+				}
+			}
+		}
+		a := &b.args
 		if j.in {
-			*a = blockArgs{src: unsafe.Pointer(&plain[0]), step: 4 * j.positions, srcStride: line, dst: unsafe.Pointer(&block[0]), pix: line, vec: square, count: squares}
+			*a = blockArgs{src: unsafe.Pointer(&rows[0]), step: 4 * ld, srcStride: line, dst: unsafe.Pointer(&block[0]), pix: line, vec: square, count: squares}
 		} else {
-			*a = blockArgs{src: unsafe.Pointer(&block[0]), step: line, srcStride: square, dst: unsafe.Pointer(&plain[0]), pix: 4 * j.positions, vec: line, count: squares}
+			*a = blockArgs{src: unsafe.Pointer(&block[0]), step: line, srcStride: square, dst: unsafe.Pointer(&rows[0]), pix: 4 * ld, vec: line, count: squares}
 		}
 		a.transpose()
 		*a = blockArgs{}
-		done = squares * blockLanes
+		if n < blockLanes && !j.in {
+			for k := range n {
+				copy(plain[k*j.positions:], rows[k*ld:(k+1)*ld])
+			}
+		}
 	}
 	for p := done; p < j.positions; p++ {
 		pixel := block[p*blockLanes:][:blockLanes]

@@ -60,8 +60,9 @@ type tensorProgram struct {
 	work    atomic.Int64
 	closed  atomic.Bool
 
-	vals []*model.Tensor // of the Run in progress, by value
-	bufs buffers
+	turning []turnBuffer    // see turned
+	vals    []*model.Tensor // of the Run in progress, by value
+	bufs    buffers
 }
 
 // tensorStep computes a node's outputs from its inputs.

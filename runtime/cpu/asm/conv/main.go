@@ -2,7 +2,7 @@
 // the lanes:
 //
 //	dense:  dst[r, j] = max(bias[r] + sum_k w[k, r] * src[off[k] + j], floor)  8 rows (AVX2: 4), 3 vectors
-//	sparse: dst[j]    = max(bias    + sum_k w[k]    * src[off[k] + j], floor)  1 row, 8 vectors
+//	sparse: dst[j]    = max(bias    + sum_k w[k]    * src[off[k] + j], floor)  1 row, at most 8 vectors
 //
 // off are bytes, so that a kernel element reads the padded input where it lies:
 // nothing is unrolled (im2col) or packed. The arguments are runtime/cpu's convArgs.
@@ -37,7 +37,9 @@ func main() {
 		for vecs := 1; vecs <= 3; vecs++ { // fewer for what is left of the positions
 			s.kernel(fmt.Sprint("convDense", vecs), s.rows, vecs)
 		}
-		s.kernel("convSparse", 1, 8)
+		for vecs := 1; vecs <= 8; vecs++ {
+			s.kernel(fmt.Sprint("convSparse", vecs), 1, vecs)
+		}
 	}
 	Generate()
 }
@@ -59,18 +61,17 @@ func (s isa) kernel(name string, rows, vecs int) {
 			}
 		}
 	}
-	if rows > 1 { // a later part of the kernel's elements adds to what stands there
-		CMPL(Mem{Base: a, Disp: aMore}, Imm(0))
-		JEQ(LabelRef("first"))
-		dst, ld := load(aDst), load(aLd)
-		for r := range rows {
-			for v := range vecs {
-				VMOVUPS(Mem{Base: dst, Disp: v * s.size}, acc[r][v])
-			}
-			ADDQ(ld, dst)
+	// A later part of the kernel's elements adds to what stands there.
+	CMPL(Mem{Base: a, Disp: aMore}, Imm(0))
+	JEQ(LabelRef("first"))
+	dst0, ld0 := load(aDst), load(aLd)
+	for r := range rows {
+		for v := range vecs {
+			VMOVUPS(Mem{Base: dst0, Disp: v * s.size}, acc[r][v])
 		}
-		Label("first")
+		ADDQ(ld0, dst0)
 	}
+	Label("first")
 	TESTQ(n, n)
 	JZ(LabelRef("done"))
 	Label("step")
