@@ -103,6 +103,9 @@ func DeepTable(plans []Compression, runs []Compressed) Table {
 		if c.Teach.Weight > 0 {
 			note += fmt.Sprintf("; distilled from the dense network (temperature %g, weight %g), which the paper did not use", c.Teach.Temperature, c.Teach.Weight)
 		}
+		if c.Shift > 0 {
+			note += fmt.Sprintf("; training images moved by up to %d pixels, for the dense network too", c.Shift)
+		}
 		t.Notes = append(t.Notes, note+".")
 	}
 	return t

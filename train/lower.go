@@ -32,6 +32,7 @@ type lowerer struct {
 	maker   map[model.ValueID]*model.Node // of g, by value of g
 	known   map[model.ValueID]folded      // of src: what follows from constants and shapes
 	rows    map[model.ValueID]tableRows   // of them: rows of a table
+	spent   int                           // numbers of known
 }
 
 // shaped is a value of the lowered graph with its geometry.
@@ -97,7 +98,11 @@ func lower(src *model.Graph) (*lowered, error) {
 			return nil, err
 		}
 	}
-	l.g.Outputs = []model.ValueID{l.at[src.Outputs[0]].id}
+	out, ok := l.at[src.Outputs[0]]
+	if !ok || out.lead || out.ids || out.cut != nil {
+		return nil, fmt.Errorf("train: output %q: want numbers of every sample that follow from the input: %w", src.Values[src.Outputs[0]].Name, ErrGraph)
+	}
+	l.g.Outputs = []model.ValueID{out.id}
 	return &l.lowered, nil
 }
 

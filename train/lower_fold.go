@@ -25,8 +25,11 @@ type tableRows struct {
 	shape []int
 }
 
-// maxFolded bounds the numbers that a node's results may have.
-const maxFolded = 1 << 24
+// maxFolded bounds the numbers that a node's result may have, and maxKnown those of all.
+const (
+	maxFolded = 1 << 22
+	maxKnown  = 1 << 25
+)
 
 // fold computes a node's results if all that it reads is known; false: it is not.
 func (l *lowerer) fold(n *model.Node, op *model.TensorOp) (bool, error) {
@@ -55,7 +58,7 @@ func (l *lowerer) fold(n *model.Node, op *model.TensorOp) (bool, error) {
 			kinds[i] = tensorop.Kind{Elem: in[i].Elem, Shape: append([]int{}, in[i].Shape...)} // nil would say that it is not known
 		}
 		for _, o := range tensorop.Infer(n, kinds, in) {
-			if o.Shape == nil || !small(o.Shape) {
+			if o.Shape == nil || !l.spend(o.Shape) {
 				return false, l.refuse(n, fmt.Sprintf("follows from constants; want a shape known beforehand of at most %d numbers, got %v", maxFolded, o.Shape))
 			}
 		}
@@ -78,8 +81,8 @@ func (l *lowerer) fold(n *model.Node, op *model.TensorOp) (bool, error) {
 	return true, nil
 }
 
-// small says whether a shape is known and has at most maxFolded numbers.
-func small(shape []int) bool {
+// spend says whether a shape is known and not too large, and counts its numbers.
+func (l *lowerer) spend(shape []int) bool {
 	size := 1
 	for _, d := range shape {
 		if d < 0 || d > 0 && size > maxFolded/d {
@@ -87,7 +90,8 @@ func small(shape []int) bool {
 		}
 		size *= d
 	}
-	return true
+	l.spent += size
+	return l.spent <= maxKnown
 }
 
 func (l *lowerer) shapeOf(n *model.Node, op *model.TensorOp, x shaped) error {
@@ -149,7 +153,7 @@ func (l *lowerer) constant(v model.ValueID) *model.Tensor {
 // steady says whether a folded value is the same for both batches, or for every sample of them.
 func (l *lowerer) steady(v model.ValueID) bool {
 	f := l.known[v]
-	if f[0] == nil || f[0].Elem != f[1].Elem {
+	if f[0] == nil || f[1] == nil || f[0].Elem != f[1].Elem {
 		return false
 	}
 	times := 1
@@ -194,7 +198,7 @@ func (l *lowerer) target(n *model.Node) []int64 {
 		return nil
 	}
 	f := l.known[n.In[1]]
-	if f[0] == nil {
+	if f[0] == nil || f[1] == nil {
 		return l.ints(n, 1)
 	}
 	a, b := integers(f[0]), integers(f[1])

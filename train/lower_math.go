@@ -198,6 +198,9 @@ func (l *lowerer) both(n *model.Node, x, y shaped) error {
 		y = l.at[n.Out]
 	}
 	if !slices.Equal(x.dims, y.dims) {
+		if len(x.dims) != len(y.dims) {
+			return l.refuse(n, fmt.Sprintf("want two values of one rank, as the batch of one would meet another dimension: %v and %v", x.dims, y.dims))
+		}
 		for _, s := range []struct{ small, large *shaped }{{&x, &y}, {&y, &x}} {
 			if at, err := l.stretch(n, *s.large, s.small.dims); err == nil {
 				copied := *n

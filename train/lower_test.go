@@ -353,4 +353,14 @@ func TestLowerFolds(t *testing.T) {
 		require.ErrorIs(t, err, ErrGraph, name)
 		require.ErrorContains(t, err, `"bad"`, name)
 	}
+	// What does not depend on the input is no output, nor is one whose samples are mixed.
+	for _, f := range []func(t *tensorGraph){
+		func(t *tensorGraph) { t.node("Shape", "shape", nil, nil, nil, t.at) },
+		func(t *tensorGraph) { t.node("Reshape", "heads", nil, nil, nil, t.at, t.ints(-1, 2)) },
+	} {
+		g := newTensorGraph(-1, 2, 2)
+		f(g)
+		_, err := New(g.finish(), nil)
+		require.ErrorIs(t, err, ErrGraph)
+	}
 }

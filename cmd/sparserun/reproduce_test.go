@@ -45,8 +45,8 @@ func TestReproduceJournals(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	// The keys are those of journals that were written before deep and resnet20 were words of this verb.
-	write("deep-lenet-5.jsonl", `
-{"key":"deep compression lenet-5 seed 2 keep [0.66 0.15 0.075 0.25] bits [5 5 5 5] epochs 5+9+2","value":{"net":"lenet-5","seed":2,"parameters":431080,"kept":28934,"dense_accuracy":0.9924,"pruned_accuracy":0.9922,"coded_accuracy":0.9922,"dense_bytes":1724320,"without_huffman":46728,"file_bytes":36260,"ratio":47.5,"parameters_ratio":14.9}}
+	write("deep-lenet-300-100.jsonl", `
+{"key":"deep compression lenet-300-100 seed 2 keep [0.07 0.09 0.26] bits [5 5 5] epochs 15+30+4","value":{"net":"lenet-300-100","seed":2,"parameters":266610,"kept":19834,"dense_accuracy":0.9824,"pruned_accuracy":0.9822,"coded_accuracy":0.9822,"dense_bytes":1066440,"without_huffman":31903,"file_bytes":23966,"ratio":44.5,"parameters_ratio":13.4}}
 `)
 	fold := func(k, tuned string) string {
 		return `{"key":"resnet20 seed 1 fold ` + k + ` of 2, 2000 images, 24 epochs, median global 0.3","value":{"Images":1000,"Dense":813,"Cut":536,"Tuned":` + tuned + `,"Report":{"multiply_adds":[1000,690],"parameters":[100,80]}}}` + "\n"
@@ -62,7 +62,7 @@ func TestReproduceJournals(t *testing.T) {
 	require.Equal(t, []bool{true, false, true, true}, holds)
 	page, err := os.ReadFile(filepath.Join(dir, "reproduce.md"))
 	require.NoError(t, err)
-	require.Contains(t, string(page), "| lenet-5 | 2 | 0.76 | 0.78 | 0.78 | 14.9 | 36.9 | 47.5 | 36260 |")
+	require.Contains(t, string(page), "| lenet-300-100 | 2 | 1.76 | 1.78 | 1.78 | 13.4 | 33.4 | 44.5 | 23966 |")
 	require.Contains(t, string(page), "| resnet20 | 1 | 81.30 | 53.60 | 82.25 | +0.95 | 31.0 | 20.0 | - | - | - | - | - | - |")
 	require.NotContains(t, string(page), "lottery.png")
 }
