@@ -44,8 +44,8 @@ func appendField(b []byte, name byte, value string) []byte {
 	return append(append(b, byte(len(value))), value...)
 }
 
-// rapidReset opens streams with head and body and resets each at once, n of them or until
-// the server drops the connection. It returns how many it sent, and whether it was dropped.
+// rapidReset opens streams with head and body and resets them at once, in waves of as many
+// as may be open, n in all or until the server drops the connection. It returns how many it sent, and whether it was dropped.
 func rapidReset(t *testing.T, c net.Conn, n int, head, body []byte) (sent int, dropped bool) {
 	t.Helper()
 	var gone atomic.Bool
@@ -60,15 +60,18 @@ func rapidReset(t *testing.T, c net.Conn, n int, head, body []byte) (sent int, d
 	require.NoError(t, err)
 	w := bufio.NewWriterSize(c, 32<<10)
 	c.SetWriteDeadline(time.Now().Add(20 * time.Second))
-	var b []byte
-	for ; sent < n && !gone.Load(); sent++ {
-		id := uint32(2*sent + 1)
-		b = appendFrame(b[:0], frameHeaders, flagEndHeaders, id, head)
-		b = appendFrame(b, frameData, flagEndStream, id, body)
-		b = appendFrame(b, frameReset, 0, id, []byte{0, 0, 0, 8}) // CANCEL
-		if _, err = w.Write(b); err != nil {
-			break
+	const wave = 100 // fewer than a connection may have open
+	for ; sent+wave <= n && err == nil && !gone.Load(); sent += wave {
+		var b []byte
+		for i := range wave {
+			id := uint32(2*(sent+i) + 1)
+			b = appendFrame(b, frameHeaders, flagEndHeaders, id, head)
+			b = appendFrame(b, frameData, flagEndStream, id, body)
 		}
+		for i := range wave {
+			b = appendFrame(b, frameReset, 0, uint32(2*(sent+i)+1), []byte{0, 0, 0, 8}) // CANCEL
+		}
+		_, err = w.Write(b)
 	}
 	if err == nil {
 		err = w.Flush()
@@ -89,7 +92,7 @@ func rapidReset(t *testing.T, c net.Conn, n int, head, body []byte) (sent int, d
 func TestRapidReset(t *testing.T) {
 	cert, key, _ := pair(t, "server", nil)
 	const streams, conns = 5000, 3 // whose 384 streams leave room in the queue
-	limit := 128 * conns // at work; MaxConcurrentStreams of each connection
+	limit := 128 * conns           // at work; MaxConcurrentStreams of each connection
 	attack := func(t *testing.T, h *harness, dial func() net.Conn, head, body []byte, other func() error) {
 		before := goruntime.NumGoroutine()
 		var busiest, most atomic.Int64
