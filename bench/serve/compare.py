@@ -2,8 +2,8 @@
 (q8_0), one model, one load, by turns. Prints a table and writes bench/out/serve/compare.json.
 
 llama-cpp-python's server answers one request at a time; its others wait. It is the only
-server of llama.cpp that a package registry has. `local` is `sparserun run`: what HTTP and
-batching cost is the difference to one stream of the server."""
+server of llama.cpp that a package registry has. `local` is `sparserun run`, in a process of
+its own; what HTTP costs on one session is BenchmarkOverhead of package serve."""
 
 import argparse, json, os, platform, signal, socket, statistics, subprocess, sys, time, urllib.request
 
@@ -118,7 +118,7 @@ rate = {(r["server"], r["streams"]): r for r in table}
 for label in paths:
     a, one = statistics.median(alone[label]), rate[label, streams[0]]["decode_tokens_per_s"]
     gains = f"{streams[-1]} streams give {rate[label, streams[-1]]['tokens_per_s'] / rate[label, streams[0]]['tokens_per_s']:.2f}x the tokens/s of {streams[0]}"
-    print(f"{label}: {gains}; one stream decodes {one:.1f} tokens/s, `sparserun run` {a:.1f}: HTTP and batching cost {100 * (1 - one / a):.1f} %")
+    print(f"{label}: {gains}; one stream decodes {one:.1f} tokens/s, `sparserun run` {a:.1f}: {100 * (1 - one / a):.1f} % less (another process, which alone moves by some 10 %; what HTTP costs: go test ./serve -run xxx -bench Overhead -benchtime 60x)")
     for n in streams:
         print(f"  beside llama.cpp at {n}: {rate[label, n]['tokens_per_s'] / rate['llama.cpp q8_0', n]['tokens_per_s']:.2f}x tokens/s, first token p95 {rate[label, n]['first_p95'] / rate['llama.cpp q8_0', n]['first_p95']:.2f}x")
 json.dump({"cpu": cpu, "threads": args.threads, "rows": table, "local": alone}, open(os.path.join(OUT, "compare.json"), "w"), indent=1)
