@@ -66,15 +66,3 @@ func gemvBF16AVX2x2(a *byte)
 
 //go:noescape
 func gemvBF16AVX2x4(a *byte)
-
-//go:noescape
-func gemvF16AVX512Yx1(a *byte)
-
-//go:noescape
-func gemvF16AVX512Yx2(a *byte)
-
-//go:noescape
-func gemvF16AVX512Yx4(a *byte)
-
-//go:noescape
-func gemvF16AVX512Yx8(a *byte)

@@ -1,9 +1,9 @@
 package cpu
 
 // The assembly is written by the module in asm/ (avo); go generate runs it. No
-// emulator at hand runs AVX-512: TestTiled, TestTiledHalves, and TestQuantPanels
-// run every instruction set that the machine has. Last passed, both
-// AVX2 and AVX-512 with VNNI: AMD EPYC, family 25 model 17 (Zen 4), 2026-11-24.
+// emulator at hand runs AVX-512: TestTiled and TestQuantPanels run every instruction
+// set that the machine has. Last passed, both AVX2 and AVX-512 with VNNI: AMD EPYC,
+// family 25 model 17 (Zen 4), 2026-11-24.
 
 //go:generate go run -C asm . -stem gemv_dense -out ../gemv_dense_amd64.s -stubs ../gemv_dense_amd64.go -pkg cpu
 //go:generate go run -C asm . -stem gemv_int8 -out ../gemv_int8_amd64.s -stubs ../gemv_int8_amd64.go -pkg cpu

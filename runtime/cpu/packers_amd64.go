@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"sync"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
@@ -27,27 +25,6 @@ func wide(t sparse.DType) bool {
 	}
 	return linalg.ISA() == linalg.AVX512
 }
-
-// narrowHalf reports whether half precision is faster with 256-bit registers, as
-// it is where AVX-512 runs on 256-bit units (Zen 4). It measures once; both give
-// the same bits.
-var narrowHalf = sync.OnceValue(func() bool {
-	const cols = 64
-	w, x, out := make([]byte, 32*cols*2+4096), make([]float32, cols), make([]float32, 32)
-	run := func(k tileKernel, blocks int) time.Duration {
-		t := tile{out: unsafe.Pointer(&out[0]), ld: 0, w: unsafe.Pointer(&w[0]), x: unsafe.Pointer(&x[0]), k: cols / 4, n: blocks}
-		best := time.Duration(1 << 62)
-		for range 8 {
-			start := time.Now()
-			for range 8 {
-				k.run(&t, 1)
-			}
-			best = min(best, time.Since(start))
-		}
-		return best
-	}
-	return run(gemvF16AVX512Y, 2) < run(gemvF16AVX512, 1)*9/10
-})
 
 // tileKernels are the kernels of each key: AVX2, AVX-512.
 var tileKernels = map[tileKey][2]tileKernel{
@@ -81,15 +58,11 @@ var tileKernels = map[tileKey][2]tileKernel{
 func tileFor(k tileKey) (tileKernel, int) {
 	if wide(k.weight) {
 		switch {
-		case k.layout == sparse.LayoutBitmask:
-			switch {
-			case k.weight == sparse.F16 && hasVBMI2():
-				return bitmaskF16VBMI2, 32
-			case k.weight != sparse.F32 && k.weight != sparse.F16 && !hasVBMI2():
-				return 0, 0
-			}
-		case k.weight == sparse.F16 && narrowHalf():
-			return map[sparse.Layout]tileKernel{sparse.LayoutDense: gemvF16AVX512Y, sparse.LayoutNM24: spmmNM24F16AVX512Y}[k.layout], 16
+		case k.layout != sparse.LayoutBitmask:
+		case k.weight == sparse.F16 && hasVBMI2():
+			return bitmaskF16VBMI2, 32
+		case k.weight != sparse.F32 && k.weight != sparse.F16 && !hasVBMI2():
+			return 0, 0
 		}
 		return tileKernels[k][1], 32
 	}
@@ -115,14 +88,13 @@ func wideKernel(k tileKernel) tileKernel {
 	switch k {
 	case gemvF32AVX2, gemvF16AVX2, gemvBF16AVX2:
 		return gemvF32AVX2
-	case gemvF32AVX512, gemvF16AVX512, gemvBF16AVX512, gemvF16AVX512Y:
+	case gemvF32AVX512, gemvF16AVX512, gemvBF16AVX512:
 		return gemvF32AVX512
 	}
 	return 0
 }
 
-// unpackTile writes chunks of kernel k's form as float32, blocks of 16 rows as half of
-// blocks of 32 where the float32 kernel has these.
+// unpackTile writes chunks of kernel k's form as float32.
 func unpackTile(k tileKernel, dst *float32, src unsafe.Pointer, chunks int) {
 	w := (*byte)(src)
 	switch k {
@@ -134,8 +106,6 @@ func unpackTile(k tileKernel, dst *float32, src unsafe.Pointer, chunks int) {
 		unpackF16AVX512(dst, w, chunks)
 	case gemvBF16AVX512:
 		unpackBF16AVX512(dst, w, chunks)
-	case gemvF16AVX512Y:
-		unpackF16AVX512Y(dst, w, chunks)
 	}
 }
 

@@ -34,5 +34,3 @@ func transposeRows([]float32, int, []float32, int, int) {}
 func (m *csrTiled) run(*csrArgs, int)                   {}
 func (m *csrTiled) runBatch(*csrArgs, int)              {}
 func runList(*csrArgs, int)                             {}
-
-var narrowHalf = func() bool { return false }

@@ -66,15 +66,3 @@ func spmmNM24BF16AVX2x2(a *byte)
 
 //go:noescape
 func spmmNM24BF16AVX2x4(a *byte)
-
-//go:noescape
-func spmmNM24F16AVX512Yx1(a *byte)
-
-//go:noescape
-func spmmNM24F16AVX512Yx2(a *byte)
-
-//go:noescape
-func spmmNM24F16AVX512Yx4(a *byte)
-
-//go:noescape
-func spmmNM24F16AVX512Yx8(a *byte)

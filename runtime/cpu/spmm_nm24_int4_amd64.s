@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func spmmNM24Int4AVX512x1(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int4AVX512x1(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -37,13 +37,8 @@ chunk:
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
 	VPXORD          Z10, Z10, Z10
-	PREFETCHT0      2048(DX)
-	PREFETCHT0      2112(DX)
-	PREFETCHT0      2176(DX)
-	PREFETCHT0      2240(DX)
 	VBROADCASTI32X4 (SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2304(DX)
 	VMOVUPS         256(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -60,7 +55,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2368(DX)
 	VMOVUPS         320(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -79,7 +73,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VBROADCASTI32X4 16(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2432(DX)
 	VMOVUPS         384(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -96,7 +89,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2496(DX)
 	VMOVUPS         448(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -115,7 +107,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VBROADCASTI32X4 32(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2560(DX)
 	VMOVUPS         512(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -132,7 +123,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2624(DX)
 	VMOVUPS         576(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -151,7 +141,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VBROADCASTI32X4 48(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2688(DX)
 	VMOVUPS         640(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -168,7 +157,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2752(DX)
 	VMOVUPS         704(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -187,7 +175,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VPSUBD          Z9, Z7, Z7
 	VPSUBD          Z10, Z8, Z8
-	PREFETCHT0      2816(DX)
 	VCVTPH2PS       768(DX), Z11
 	VCVTPH2PS       800(DX), Z12
 	VBROADCASTSS    (R9), Z13
@@ -222,7 +209,7 @@ chunk:
 	RET
 
 // func spmmNM24Int4AVX512x2(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int4AVX512x2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -258,15 +245,10 @@ chunk:
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
 	VPXORD          Z14, Z14, Z14
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
-	PREFETCHT0      2176(BX)
-	PREFETCHT0      2240(BX)
 	VBROADCASTI32X4 (DI), Z15
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 16(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2304(BX)
 	VMOVUPS         256(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -287,7 +269,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2368(BX)
 	VMOVUPS         320(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -312,7 +293,6 @@ chunk:
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 48(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2432(BX)
 	VMOVUPS         384(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -333,7 +313,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2496(BX)
 	VMOVUPS         448(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -358,7 +337,6 @@ chunk:
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 80(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2560(BX)
 	VMOVUPS         512(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -379,7 +357,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2624(BX)
 	VMOVUPS         576(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -404,7 +381,6 @@ chunk:
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 112(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2688(BX)
 	VMOVUPS         640(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -425,7 +401,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2752(BX)
 	VMOVUPS         704(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -450,7 +425,6 @@ chunk:
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z14, Z11, Z11
 	VPSUBD          Z14, Z12, Z12
-	PREFETCHT0      2816(BX)
 	VCVTPH2PS       768(BX), Z15
 	VCVTPH2PS       800(BX), Z16
 	VBROADCASTSS    (R10), Z17
@@ -1448,7 +1422,7 @@ chunk:
 	RET
 
 // func spmmNM24Int4Group32AVX512x1(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int4Group32AVX512x1(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1480,11 +1454,8 @@ chunk:
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
 	VPXORD          Z10, Z10, Z10
-	PREFETCHT0      2048(DX)
-	PREFETCHT0      2112(DX)
 	VBROADCASTI32X4 (SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2176(DX)
 	VMOVUPS         128(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1501,7 +1472,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2240(DX)
 	VMOVUPS         192(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1520,7 +1490,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VBROADCASTI32X4 16(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2304(DX)
 	VMOVUPS         256(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1537,7 +1506,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2368(DX)
 	VMOVUPS         320(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1556,7 +1524,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VPSUBD          Z9, Z7, Z7
 	VPSUBD          Z10, Z8, Z8
-	PREFETCHT0      2432(DX)
 	VCVTPH2PS       384(DX), Z11
 	VCVTPH2PS       416(DX), Z12
 	VBROADCASTSS    (R9), Z13
@@ -1570,11 +1537,8 @@ chunk:
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
 	VPXORD          Z10, Z10, Z10
-	PREFETCHT0      2496(DX)
-	PREFETCHT0      2560(DX)
 	VBROADCASTI32X4 32(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2624(DX)
 	VMOVUPS         576(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1591,7 +1555,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2688(DX)
 	VMOVUPS         640(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1610,7 +1573,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VBROADCASTI32X4 48(SI), Z11
 	VPXORD          Z6, Z11, Z11
-	PREFETCHT0      2752(DX)
 	VMOVUPS         704(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1627,7 +1589,6 @@ chunk:
 	VPTERNLOGD      $0xea, Z4, Z2, Z13
 	VPSHUFB         Z13, Z11, Z13
 	VPDPBUSD        Z12, Z13, Z7
-	PREFETCHT0      2816(DX)
 	VMOVUPS         768(DX), Z12
 	VPSLLD          $0x04, Z12, Z13
 	VPANDD          Z5, Z13, Z13
@@ -1646,7 +1607,6 @@ chunk:
 	VPDPBUSD        Z12, Z13, Z8
 	VPSUBD          Z9, Z7, Z7
 	VPSUBD          Z10, Z8, Z8
-	PREFETCHT0      2880(DX)
 	VCVTPH2PS       832(DX), Z11
 	VCVTPH2PS       864(DX), Z12
 	VBROADCASTSS    (R9), Z13
@@ -1681,7 +1641,7 @@ chunk:
 	RET
 
 // func spmmNM24Int4Group32AVX512x2(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int4Group32AVX512x2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1717,13 +1677,10 @@ chunk:
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
 	VPXORD          Z14, Z14, Z14
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
 	VBROADCASTI32X4 (DI), Z15
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 16(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2176(BX)
 	VMOVUPS         128(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1744,7 +1701,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2240(BX)
 	VMOVUPS         192(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1769,7 +1725,6 @@ chunk:
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 48(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2304(BX)
 	VMOVUPS         256(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1790,7 +1745,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2368(BX)
 	VMOVUPS         320(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1815,7 +1769,6 @@ chunk:
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z14, Z11, Z11
 	VPSUBD          Z14, Z12, Z12
-	PREFETCHT0      2432(BX)
 	VCVTPH2PS       384(BX), Z15
 	VCVTPH2PS       416(BX), Z16
 	VBROADCASTSS    (R10), Z17
@@ -1838,13 +1791,10 @@ chunk:
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
 	VPXORD          Z14, Z14, Z14
-	PREFETCHT0      2496(BX)
-	PREFETCHT0      2560(BX)
 	VBROADCASTI32X4 64(DI), Z15
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 80(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2624(BX)
 	VMOVUPS         576(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1865,7 +1815,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2688(BX)
 	VMOVUPS         640(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1890,7 +1839,6 @@ chunk:
 	VPXORD          Z8, Z15, Z15
 	VBROADCASTI32X4 112(DI), Z16
 	VPXORD          Z8, Z16, Z16
-	PREFETCHT0      2752(BX)
 	VMOVUPS         704(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1911,7 +1859,6 @@ chunk:
 	VPDPBUSD        Z17, Z19, Z9
 	VPSHUFB         Z18, Z16, Z18
 	VPDPBUSD        Z17, Z18, Z10
-	PREFETCHT0      2816(BX)
 	VMOVUPS         768(BX), Z17
 	VPSLLD          $0x04, Z17, Z18
 	VPANDD          Z7, Z18, Z18
@@ -1936,7 +1883,6 @@ chunk:
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z14, Z11, Z11
 	VPSUBD          Z14, Z12, Z12
-	PREFETCHT0      2880(BX)
 	VCVTPH2PS       832(BX), Z15
 	VCVTPH2PS       864(BX), Z16
 	VBROADCASTSS    (R10), Z17

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func spmmNM24Int8AVX512x1(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8AVX512x1(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -35,34 +35,28 @@ chunk:
 	VPXORD          Z7, Z7, Z7
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
-	PREFETCHT0      2048(DX)
 	VMOVUPS         (DX), Z10
-	PREFETCHT0      2112(DX)
 	VMOVUPS         64(DX), Z11
 	VBROADCASTI32X4 (SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2176(DX)
 	VMOVUPS         128(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2240(DX)
 	VMOVUPS         192(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2304(DX)
 	VMOVUPS         256(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2368(DX)
 	VMOVUPS         320(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -71,62 +65,52 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 16(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2432(DX)
 	VMOVUPS         384(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2496(DX)
 	VMOVUPS         448(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2560(DX)
 	VMOVUPS         512(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      2624(DX)
 	VMOVUPS         576(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
 	VPTERNLOGD      $0xea, Z4, Z2, Z11
 	VPSHUFB         Z11, Z12, Z11
 	VPDPBUSD        Z10, Z11, Z7
-	PREFETCHT0      2688(DX)
 	VMOVUPS         640(DX), Z10
-	PREFETCHT0      2752(DX)
 	VMOVUPS         704(DX), Z11
 	VBROADCASTI32X4 32(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2816(DX)
 	VMOVUPS         768(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2880(DX)
 	VMOVUPS         832(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2944(DX)
 	VMOVUPS         896(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3008(DX)
 	VMOVUPS         960(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -135,28 +119,24 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 48(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      3072(DX)
 	VMOVUPS         1024(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3136(DX)
 	VMOVUPS         1088(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      3200(DX)
 	VMOVUPS         1152(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      3264(DX)
 	VMOVUPS         1216(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
@@ -191,7 +171,7 @@ chunk:
 	RET
 
 // func spmmNM24Int8AVX512x2(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8AVX512x2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -225,15 +205,12 @@ chunk:
 	VPXORD          Z11, Z11, Z11
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
-	PREFETCHT0      2048(BX)
 	VMOVUPS         (BX), Z14
-	PREFETCHT0      2112(BX)
 	VMOVUPS         64(BX), Z15
 	VBROADCASTI32X4 (DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 16(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2176(BX)
 	VMOVUPS         128(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -242,7 +219,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2240(BX)
 	VMOVUPS         192(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -251,7 +227,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2304(BX)
 	VMOVUPS         256(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -260,7 +235,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2368(BX)
 	VMOVUPS         320(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -273,7 +247,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 48(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2432(BX)
 	VMOVUPS         384(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -282,7 +255,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2496(BX)
 	VMOVUPS         448(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -291,7 +263,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2560(BX)
 	VMOVUPS         512(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -300,7 +271,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      2624(BX)
 	VMOVUPS         576(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -309,15 +279,12 @@ chunk:
 	VPDPBUSD        Z14, Z16, Z10
 	VPSHUFB         Z15, Z17, Z15
 	VPDPBUSD        Z14, Z15, Z11
-	PREFETCHT0      2688(BX)
 	VMOVUPS         640(BX), Z14
-	PREFETCHT0      2752(BX)
 	VMOVUPS         704(BX), Z15
 	VBROADCASTI32X4 64(DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 80(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2816(BX)
 	VMOVUPS         768(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -326,7 +293,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2880(BX)
 	VMOVUPS         832(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -335,7 +301,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2944(BX)
 	VMOVUPS         896(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -344,7 +309,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3008(BX)
 	VMOVUPS         960(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -357,7 +321,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 112(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      3072(BX)
 	VMOVUPS         1024(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -366,7 +329,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3136(BX)
 	VMOVUPS         1088(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -375,7 +337,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      3200(BX)
 	VMOVUPS         1152(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -384,7 +345,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      3264(BX)
 	VMOVUPS         1216(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -1417,7 +1377,7 @@ chunk:
 	RET
 
 // func spmmNM24Int8GroupAVX512x1(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8GroupAVX512x1(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1447,34 +1407,28 @@ chunk:
 	VPXORD          Z7, Z7, Z7
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
-	PREFETCHT0      2048(DX)
 	VMOVUPS         (DX), Z10
-	PREFETCHT0      2112(DX)
 	VMOVUPS         64(DX), Z11
 	VBROADCASTI32X4 (SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2176(DX)
 	VMOVUPS         128(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2240(DX)
 	VMOVUPS         192(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2304(DX)
 	VMOVUPS         256(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2368(DX)
 	VMOVUPS         320(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -1483,62 +1437,52 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 16(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2432(DX)
 	VMOVUPS         384(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2496(DX)
 	VMOVUPS         448(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2560(DX)
 	VMOVUPS         512(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      2624(DX)
 	VMOVUPS         576(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
 	VPTERNLOGD      $0xea, Z4, Z2, Z11
 	VPSHUFB         Z11, Z12, Z11
 	VPDPBUSD        Z10, Z11, Z7
-	PREFETCHT0      2688(DX)
 	VMOVUPS         640(DX), Z10
-	PREFETCHT0      2752(DX)
 	VMOVUPS         704(DX), Z11
 	VBROADCASTI32X4 32(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2816(DX)
 	VMOVUPS         768(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2880(DX)
 	VMOVUPS         832(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2944(DX)
 	VMOVUPS         896(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3008(DX)
 	VMOVUPS         960(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -1547,28 +1491,24 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 48(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      3072(DX)
 	VMOVUPS         1024(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3136(DX)
 	VMOVUPS         1088(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      3200(DX)
 	VMOVUPS         1152(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      3264(DX)
 	VMOVUPS         1216(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
@@ -1577,7 +1517,6 @@ chunk:
 	VPDPBUSD        Z10, Z11, Z7
 	VPSUBD          Z8, Z6, Z6
 	VPSUBD          Z9, Z7, Z7
-	PREFETCHT0      3328(DX)
 	VCVTPH2PS       1280(DX), Z10
 	VCVTPH2PS       1312(DX), Z11
 	VBROADCASTSS    (R9), Z12
@@ -1608,7 +1547,7 @@ chunk:
 	RET
 
 // func spmmNM24Int8GroupAVX512x2(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8GroupAVX512x2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1642,15 +1581,12 @@ chunk:
 	VPXORD          Z11, Z11, Z11
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
-	PREFETCHT0      2048(BX)
 	VMOVUPS         (BX), Z14
-	PREFETCHT0      2112(BX)
 	VMOVUPS         64(BX), Z15
 	VBROADCASTI32X4 (DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 16(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2176(BX)
 	VMOVUPS         128(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -1659,7 +1595,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2240(BX)
 	VMOVUPS         192(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -1668,7 +1603,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2304(BX)
 	VMOVUPS         256(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -1677,7 +1611,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2368(BX)
 	VMOVUPS         320(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -1690,7 +1623,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 48(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2432(BX)
 	VMOVUPS         384(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -1699,7 +1631,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2496(BX)
 	VMOVUPS         448(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -1708,7 +1639,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2560(BX)
 	VMOVUPS         512(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -1717,7 +1647,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      2624(BX)
 	VMOVUPS         576(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -1726,15 +1655,12 @@ chunk:
 	VPDPBUSD        Z14, Z16, Z10
 	VPSHUFB         Z15, Z17, Z15
 	VPDPBUSD        Z14, Z15, Z11
-	PREFETCHT0      2688(BX)
 	VMOVUPS         640(BX), Z14
-	PREFETCHT0      2752(BX)
 	VMOVUPS         704(BX), Z15
 	VBROADCASTI32X4 64(DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 80(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2816(BX)
 	VMOVUPS         768(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -1743,7 +1669,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2880(BX)
 	VMOVUPS         832(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -1752,7 +1677,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2944(BX)
 	VMOVUPS         896(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -1761,7 +1685,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3008(BX)
 	VMOVUPS         960(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -1774,7 +1697,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 112(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      3072(BX)
 	VMOVUPS         1024(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -1783,7 +1705,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3136(BX)
 	VMOVUPS         1088(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -1792,7 +1713,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      3200(BX)
 	VMOVUPS         1152(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -1801,7 +1721,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      3264(BX)
 	VMOVUPS         1216(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -1814,7 +1733,6 @@ chunk:
 	VPSUBD          Z12, Z9, Z9
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z13, Z11, Z11
-	PREFETCHT0      3328(BX)
 	VCVTPH2PS       1280(BX), Z14
 	VCVTPH2PS       1312(BX), Z15
 	VBROADCASTSS    (R10), Z16
@@ -2864,7 +2782,7 @@ chunk:
 	RET
 
 // func spmmNM24Int8Group32AVX512x1(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8Group32AVX512x1(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -2894,34 +2812,28 @@ chunk:
 	VPXORD          Z7, Z7, Z7
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
-	PREFETCHT0      2048(DX)
 	VMOVUPS         (DX), Z10
-	PREFETCHT0      2112(DX)
 	VMOVUPS         64(DX), Z11
 	VBROADCASTI32X4 (SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2176(DX)
 	VMOVUPS         128(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2240(DX)
 	VMOVUPS         192(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2304(DX)
 	VMOVUPS         256(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2368(DX)
 	VMOVUPS         320(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -2930,28 +2842,24 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 16(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2432(DX)
 	VMOVUPS         384(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2496(DX)
 	VMOVUPS         448(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      2560(DX)
 	VMOVUPS         512(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      2624(DX)
 	VMOVUPS         576(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
@@ -2960,7 +2868,6 @@ chunk:
 	VPDPBUSD        Z10, Z11, Z7
 	VPSUBD          Z8, Z6, Z6
 	VPSUBD          Z9, Z7, Z7
-	PREFETCHT0      2688(DX)
 	VCVTPH2PS       640(DX), Z10
 	VCVTPH2PS       672(DX), Z11
 	VBROADCASTSS    (R9), Z12
@@ -2974,34 +2881,28 @@ chunk:
 	VPXORD          Z7, Z7, Z7
 	VPXORD          Z8, Z8, Z8
 	VPXORD          Z9, Z9, Z9
-	PREFETCHT0      2752(DX)
 	VMOVUPS         704(DX), Z10
-	PREFETCHT0      2816(DX)
 	VMOVUPS         768(DX), Z11
 	VBROADCASTI32X4 32(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      2880(DX)
 	VMOVUPS         832(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VMOVUPS         Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      2944(DX)
 	VMOVUPS         896(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VMOVUPS         Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      3008(DX)
 	VMOVUPS         960(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x02, Z10, Z14
 	VPTERNLOGD      $0xea, Z4, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3072(DX)
 	VMOVUPS         1024(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x02, Z11, Z14
@@ -3010,28 +2911,24 @@ chunk:
 	VPDPBUSD        Z13, Z14, Z7
 	VBROADCASTI32X4 48(SI), Z12
 	VPXORD          Z5, Z12, Z12
-	PREFETCHT0      3136(DX)
 	VMOVUPS         1088(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x04, Z10, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z6
-	PREFETCHT0      3200(DX)
 	VMOVUPS         1152(DX), Z13
 	VPDPBUSD        Z13, Z5, Z9
 	VPSRLD          $0x04, Z11, Z14
 	VPTERNLOGD      $0xea, Z3, Z2, Z14
 	VPSHUFB         Z14, Z12, Z14
 	VPDPBUSD        Z13, Z14, Z7
-	PREFETCHT0      3264(DX)
 	VMOVUPS         1216(DX), Z13
 	VPDPBUSD        Z13, Z5, Z8
 	VPSRLD          $0x06, Z10, Z10
 	VPTERNLOGD      $0xea, Z4, Z2, Z10
 	VPSHUFB         Z10, Z12, Z10
 	VPDPBUSD        Z13, Z10, Z6
-	PREFETCHT0      3328(DX)
 	VMOVUPS         1280(DX), Z10
 	VPDPBUSD        Z10, Z5, Z9
 	VPSRLD          $0x06, Z11, Z11
@@ -3040,7 +2937,6 @@ chunk:
 	VPDPBUSD        Z10, Z11, Z7
 	VPSUBD          Z8, Z6, Z6
 	VPSUBD          Z9, Z7, Z7
-	PREFETCHT0      3392(DX)
 	VCVTPH2PS       1344(DX), Z10
 	VCVTPH2PS       1376(DX), Z11
 	VBROADCASTSS    (R9), Z12
@@ -3071,7 +2967,7 @@ chunk:
 	RET
 
 // func spmmNM24Int8Group32AVX512x2(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int8Group32AVX512x2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -3105,15 +3001,12 @@ chunk:
 	VPXORD          Z11, Z11, Z11
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
-	PREFETCHT0      2048(BX)
 	VMOVUPS         (BX), Z14
-	PREFETCHT0      2112(BX)
 	VMOVUPS         64(BX), Z15
 	VBROADCASTI32X4 (DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 16(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2176(BX)
 	VMOVUPS         128(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -3122,7 +3015,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2240(BX)
 	VMOVUPS         192(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -3131,7 +3023,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2304(BX)
 	VMOVUPS         256(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -3140,7 +3031,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2368(BX)
 	VMOVUPS         320(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -3153,7 +3043,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 48(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2432(BX)
 	VMOVUPS         384(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -3162,7 +3051,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2496(BX)
 	VMOVUPS         448(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -3171,7 +3059,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      2560(BX)
 	VMOVUPS         512(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -3180,7 +3067,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      2624(BX)
 	VMOVUPS         576(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -3193,7 +3079,6 @@ chunk:
 	VPSUBD          Z12, Z9, Z9
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z13, Z11, Z11
-	PREFETCHT0      2688(BX)
 	VCVTPH2PS       640(BX), Z14
 	VCVTPH2PS       672(BX), Z15
 	VBROADCASTSS    (R10), Z16
@@ -3216,15 +3101,12 @@ chunk:
 	VPXORD          Z11, Z11, Z11
 	VPXORD          Z12, Z12, Z12
 	VPXORD          Z13, Z13, Z13
-	PREFETCHT0      2752(BX)
 	VMOVUPS         704(BX), Z14
-	PREFETCHT0      2816(BX)
 	VMOVUPS         768(BX), Z15
 	VBROADCASTI32X4 64(DI), Z16
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 80(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      2880(BX)
 	VMOVUPS         832(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VMOVUPS         Z14, Z19
@@ -3233,7 +3115,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      2944(BX)
 	VMOVUPS         896(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VMOVUPS         Z15, Z19
@@ -3242,7 +3123,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      3008(BX)
 	VMOVUPS         960(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x02, Z14, Z19
@@ -3251,7 +3131,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3072(BX)
 	VMOVUPS         1024(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x02, Z15, Z19
@@ -3264,7 +3143,6 @@ chunk:
 	VPXORD          Z7, Z16, Z16
 	VBROADCASTI32X4 112(DI), Z17
 	VPXORD          Z7, Z17, Z17
-	PREFETCHT0      3136(BX)
 	VMOVUPS         1088(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x04, Z14, Z19
@@ -3273,7 +3151,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z8
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z9
-	PREFETCHT0      3200(BX)
 	VMOVUPS         1152(BX), Z18
 	VPDPBUSD        Z18, Z7, Z13
 	VPSRLD          $0x04, Z15, Z19
@@ -3282,7 +3159,6 @@ chunk:
 	VPDPBUSD        Z18, Z20, Z10
 	VPSHUFB         Z19, Z17, Z19
 	VPDPBUSD        Z18, Z19, Z11
-	PREFETCHT0      3264(BX)
 	VMOVUPS         1216(BX), Z18
 	VPDPBUSD        Z18, Z7, Z12
 	VPSRLD          $0x06, Z14, Z14
@@ -3291,7 +3167,6 @@ chunk:
 	VPDPBUSD        Z18, Z19, Z8
 	VPSHUFB         Z14, Z17, Z14
 	VPDPBUSD        Z18, Z14, Z9
-	PREFETCHT0      3328(BX)
 	VMOVUPS         1280(BX), Z14
 	VPDPBUSD        Z14, Z7, Z13
 	VPSRLD          $0x06, Z15, Z15
@@ -3304,7 +3179,6 @@ chunk:
 	VPSUBD          Z12, Z9, Z9
 	VPSUBD          Z13, Z10, Z10
 	VPSUBD          Z13, Z11, Z11
-	PREFETCHT0      3392(BX)
 	VCVTPH2PS       1344(BX), Z14
 	VCVTPH2PS       1376(BX), Z15
 	VBROADCASTSS    (R10), Z16

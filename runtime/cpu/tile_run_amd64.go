@@ -16,7 +16,6 @@ const (
 	gemvBF16AVX2
 	gemvBF16AVX512
 	gemvF16AVX2
-	gemvF16AVX512Y
 	gemvF16AVX512
 	gemvF32AVX2
 	gemvF32AVX512
@@ -37,7 +36,6 @@ const (
 	spmmNM24BF16AVX2
 	spmmNM24BF16AVX512
 	spmmNM24F16AVX2
-	spmmNM24F16AVX512Y
 	spmmNM24F16AVX512
 	spmmNM24F32AVX2
 	spmmNM24F32AVX512
@@ -156,17 +154,6 @@ func (k tileKernel) run(t *tile, width int) {
 			gemvF16AVX2x2(a)
 		case 4:
 			gemvF16AVX2x4(a)
-		}
-	case gemvF16AVX512Y:
-		switch width {
-		case 1:
-			gemvF16AVX512Yx1(a)
-		case 2:
-			gemvF16AVX512Yx2(a)
-		case 4:
-			gemvF16AVX512Yx4(a)
-		case 8:
-			gemvF16AVX512Yx8(a)
 		}
 	case gemvF16AVX512:
 		switch width {
@@ -339,17 +326,6 @@ func (k tileKernel) run(t *tile, width int) {
 			spmmNM24F16AVX2x2(a)
 		case 4:
 			spmmNM24F16AVX2x4(a)
-		}
-	case spmmNM24F16AVX512Y:
-		switch width {
-		case 1:
-			spmmNM24F16AVX512Yx1(a)
-		case 2:
-			spmmNM24F16AVX512Yx2(a)
-		case 4:
-			spmmNM24F16AVX512Yx4(a)
-		case 8:
-			spmmNM24F16AVX512Yx8(a)
 		}
 	case spmmNM24F16AVX512:
 		switch width {

@@ -252,33 +252,6 @@ func halfStep(typ sparse.DType, w []float32, cols, group int) func(i int) float6
 	}
 }
 
-// TestTiledHalves holds half precision to the same with whole and with half
-// AVX-512 registers, whichever this machine would choose, and to the same bits.
-func TestTiledHalves(t *testing.T) {
-	if linalg.ISA() != linalg.AVX512 {
-		t.Skip("this machine does not run AVX-512")
-	}
-	before := narrowHalf
-	defer func() { narrowHalf = before }()
-	for _, l := range []sparse.Layout{sparse.LayoutDense, sparse.LayoutNM24} {
-		c := tileCase{runtime.Kernel{Op: model.OpLinear, Layout: l, Weight: sparse.F16, Act: sparse.F32}, 0}
-		src := randomWeight(rand.New(rand.NewPCG(5, 6)), 70, 192, 1, l)
-		x := randomWeight(rand.New(rand.NewPCG(7, 8)), 11, 192, 1, sparse.LayoutDense).Values.F32
-		var outs [2][]float32
-		for i, narrow := range []bool{false, true} {
-			narrowHalf = func() bool { return narrow }
-			checkTiled(t, rand.New(rand.NewPCG(1, 2)), c, 100, 172, 0.7)
-			w, err := packerFor(c.k)(src, 0, &scratch{})
-			require.NoError(t, err)
-			require.Equal(t, map[bool]int{false: 32, true: 16}[narrow], w.rowBlock())
-			outs[i] = make([]float32, 11*70)
-			w.mul(outs[i], 70, newActs(t, w.form(), x, 11, 192), epilogue{}, 0, 70)
-			w.free()
-		}
-		require.Equal(t, outs[0], outs[1], "%v", l)
-	}
-}
-
 // TestQuantPanels: the codes of panels are those of quantiseRow.
 func TestQuantPanels(t *testing.T) {
 	eachISA(t, func(t *testing.T) {

@@ -22,14 +22,14 @@ func (m *tiled) wide() bool { return m.layout == sparse.LayoutDense && wideKerne
 // mulWide adds the products of rows r0..r1 to out.
 func (m *tiled) mulWide(out []float32, ld int, x *acts, r0, r1 int) {
 	kern := wideKernel(m.kern)
-	block := wideBlock() // of the float32 kernel: one of m's, or two
+	block := m.block
 	span := min(m.chunks, scratchFloats/(block*m.chunk))
 	sc := takeScratch()
 	defer sc.give()
 	for k0 := 0; k0 < m.chunks; k0 += span {
 		t := tile{k: min(span, m.chunks-k0), n: 1}
 		for r := r0; r < r1; r += block {
-			m.unpack(&t, sc.f[:], r, k0, block)
+			m.unpack(&t, sc.f[:], r, k0)
 			for t0 := 0; t0 < x.rows; {
 				w := x.panel(&t, m.reads, t0)
 				t.x = unsafe.Add(t.x, k0*16*w) // a chunk is a unit of each token
@@ -48,30 +48,13 @@ func (m *tiled) mulWide(out []float32, ld int, x *acts, r0, r1 int) {
 	}
 }
 
-// unpack points t at the float32 form of t.k chunks from k0 on of the rows from r
-// on, in scratch memory f unless that is the weight's own.
-func (m *tiled) unpack(t *tile, f []float32, r, k0, block int) {
-	if m.typ == sparse.F32 {
-		m.at(t, r/m.block)
-		t.w = unsafe.Add(t.w, k0*m.chunkBytes())
-		return
+// unpack points t at the float32 form of t.k chunks from k0 on of the block of rows
+// that starts at r, in scratch memory f unless that is the weight's own.
+func (m *tiled) unpack(t *tile, f []float32, r, k0 int) {
+	m.at(t, r/m.block)
+	t.w = unsafe.Add(t.w, k0*m.chunkBytes())
+	if m.typ != sparse.F32 {
+		unpackTile(m.kern, &f[0], t.w, t.k)
+		t.w = unsafe.Pointer(&f[0])
 	}
-	for half := 0; half < block; half += m.block {
-		b := (r + half) / m.block
-		if b >= m.blocks() { // rows beyond the last: zeros, which nobody reads
-			for c := range t.k * m.chunk {
-				clear(f[c*block+half : (c+1)*block])
-			}
-			break
-		}
-		m.at(t, b)
-		unpackTile(m.kern, &f[half], unsafe.Add(t.w, k0*m.chunkBytes()), t.k)
-	}
-	t.w = unsafe.Pointer(&f[0])
-}
-
-// wideBlock is the rows of a block of the float32 kernel.
-func wideBlock() int {
-	_, block := tileFor(tileKey{sparse.LayoutDense, sparse.F32, 0})
-	return block
 }

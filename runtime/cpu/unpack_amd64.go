@@ -15,6 +15,3 @@ func unpackF16AVX2(dst *float32, src *byte, chunks int)
 
 //go:noescape
 func unpackBF16AVX2(dst *float32, src *byte, chunks int)
-
-//go:noescape
-func unpackF16AVX512Y(dst *float32, src *byte, chunks int)

@@ -139,7 +139,7 @@ func bitmaskTile(s isa, typ string, width int, expand func(in packedStream, typ 
 		masks := 2 * rowVecs * bitmaskColumns
 		in := packedAfter(t, masks, size)
 		for c := range bitmaskColumns {
-			PREFETCHT0(Mem{Base: in.p, Disp: t.ahead})
+			t.prefetch(Mem{Base: in.p})
 			w := s.regs(rowVecs)
 			expand(in, typ, Mem{Base: t.w, Disp: 2 * rowVecs * c}, w)
 			for i := range width {
@@ -184,7 +184,7 @@ func bitmaskInt8(width int, g grouping) {
 			}
 			for j := part * 16 / g.parts; j < (part+1)*16/g.parts; j++ {
 				if j%2 == 0 {
-					PREFETCHT0(Mem{Base: in.p, Disp: t.ahead})
+					t.prefetch(Mem{Base: in.p})
 				}
 				w := t.regs(rowVecs)
 				for v := range w {

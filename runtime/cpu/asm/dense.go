@@ -20,10 +20,6 @@ func dense() {
 			}
 		}
 	}
-	// vcvtph2ps on whole registers is slow where AVX-512 runs on 256-bit units.
-	for _, width := range avx512y.floatWidths() {
-		denseTile(avx512y, "gemvF16", width, loadF16)
-	}
 }
 
 // unpack writes unpack: chunks of dense f16 and bf16 become those of f32, for
@@ -31,16 +27,12 @@ func dense() {
 // memory of a block in f32.
 func unpack() {
 	for _, s := range []isa{avx512, avx2} {
-		unpackTile(s, "unpackF16", loadF16, rowVecs)
-		unpackTile(s, "unpackBF16", loadBF16, rowVecs)
+		unpackTile(s, "unpackF16", loadF16)
+		unpackTile(s, "unpackBF16", loadBF16)
 	}
-	// Blocks of 16 rows become the first vector of rows in blocks of 32.
-	unpackTile(avx512y, "unpackF16", loadF16, 1)
 }
 
-// unpackTile writes whole chunks (vecs is rowVecs), or chunks of half registers as
-// the first of rowVecs whole ones.
-func unpackTile(s isa, name string, load func(t *tile, c int, w []VecVirtual), vecs int) {
+func unpackTile(s isa, name string, load func(t *tile, c int, w []VecVirtual)) {
 	TEXT(name+s.name, NOSPLIT, "func(dst *float32, src *byte, chunks int)")
 	Pragma("noescape")
 	dst := Load(Param("dst"), GP64())
@@ -48,7 +40,7 @@ func unpackTile(s isa, name string, load func(t *tile, c int, w []VecVirtual), v
 	n := Load(Param("chunks"), GP64())
 	Label("chunk")
 	t.wOff = 0
-	column := rowVecs * s.vec * rowVecs / vecs
+	column := rowVecs * s.vec
 	for c := range 4 {
 		w := s.regs(rowVecs)
 		load(t, c, w)

@@ -22,9 +22,6 @@ func nm24() {
 			nm24Tile(avx2, name, width)
 		}
 	}
-	for _, width := range []int{1, 2, 4, 8} {
-		nm24Tile(avx512y, "spmmNM24F16", width)
-	}
 }
 
 func nm24Tile(s isa, name string, width int) {

@@ -16,7 +16,8 @@ func stream() {
 	dotPeakAVX2()
 }
 
-// readBytes: n is a multiple of 512 and not 0. It prefetches as the kernels do.
+// readBytes: n is a multiple of 512 and not 0. It prefetches as the kernels of one
+// token do.
 func readBytes(s isa) {
 	TEXT("readBytes"+s.name, NOSPLIT, "func(p *byte, n int) uint32")
 	Pragma("noescape")
@@ -27,8 +28,8 @@ func readBytes(s isa) {
 	}
 	Label("read")
 	for o := 0; o < 512; o += s.vec {
-		if o%64 == 0 {
-			PREFETCHT0(Mem{Base: p, Disp: o + 2048})
+		if ahead := s.ahead(1); ahead > 0 && o%64 == 0 {
+			PREFETCHT0(Mem{Base: p, Disp: o + ahead})
 		}
 		a := acc[o/s.vec%4]
 		if s.vec == 64 {
