@@ -46,6 +46,11 @@ func TestConvLanes(t *testing.T) {
 			{1, 3, 10, 10, 8, 3, 2, map[string]model.Attribute{"dilations": ints(2, 3), "strides": ints(2, 1), "pads": ints(2, 0, 0, 1)}},
 			{2, 1, 28, 28, 20, 5, 5, nil},
 			{1, 5, 6, 40, 17, 2, 3, map[string]model.Attribute{"pads": ints(-1, 1, 0, -2)}},
+			// A sparse weight in pieces of its columns, and every number of vectors.
+			{1, 200, 1, 5, 5, 1, 1, nil}, {1, 200, 1, 13, 5, 1, 1, nil}, {1, 200, 1, 21, 5, 1, 1, nil}, {1, 200, 1, 29, 5, 1, 1, nil},
+			{1, 200, 1, 37, 5, 1, 1, nil}, {1, 200, 1, 45, 5, 1, 1, nil}, {1, 200, 1, 53, 5, 1, 1, nil}, {1, 200, 1, 61, 5, 1, 1, nil},
+			{1, 200, 1, 75, 5, 1, 1, nil}, {1, 200, 1, 91, 5, 1, 1, nil}, {2, 200, 1, 107, 5, 1, 1, nil}, {1, 200, 1, 150, 5, 1, 1, nil},
+			{1, 60, 9, 9, 6, 3, 3, map[string]model.Attribute{"pads": ints(1, 1, 1, 1)}},
 			{1, 2, 5, 5, 4, 3, 3, map[string]model.Attribute{"auto_pad": {Kind: model.AttrString, S: "SAME_LOWER"}, "strides": ints(2, 2)}},
 		} {
 			for _, zeros := range []float64{0, 0.7, 1} {
