@@ -212,7 +212,7 @@ func TestConvChain(t *testing.T) {
 				// number of channels; pools with every kind of edge.
 				m = newImages(t, 2, batch, 3, 14, 17)
 				a = m.op(model.OpMaxPool, false, pool(3, 2, 0, 1), m.conv(0, 48, 3, 3, true, dense, nil))
-				b = m.op("Concat", false, axis, m.conv(a, 64, 1, 1, true, dense, nil), m.conv(a, 16, 3, 3, true, dense, pad), m.conv(a, 32, 3, 3, false, dense, pad))
+				b = m.op("Concat", false, axis, m.conv(a, 64, 1, 1, true, dense, nil), m.conv(a, 16, 3, 3, true, dense, pad), m.conv(a, 32, 1, 1, false, dense, nil))
 				c = m.op(model.OpMaxPool, false, pool(3, 1, 1, 0), b)
 				d = m.conv(c, 16, 1, 1, true, dense, nil)
 				e = m.op("Concat", false, axis, d, m.conv(d, 16, 3, 3, true, dense, pad), c)
