@@ -180,6 +180,27 @@ func TestBrokenStream(t *testing.T) {
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
 }
 
+// TestEndBehindPiece: a request that ends with an error while a piece of it is waiting gives
+// one token in ready for both, and its handler sees both.
+func TestEndBehindPiece(t *testing.T) {
+	_, reg := newTest(t, Options{}, engine.Options{})
+	e := lm(t, reg)
+	x := &texts{ready: make(chan struct{}, 1), ended: make([]bool, 1), used: make([]engine.Usage, 1), left: 1}
+	s, err := e.Submit(t.Context(), engine.Request{Prompt: []int32{1}, MaxTokens: 100000, IgnoreEOS: true, Ready: x.ready})
+	require.NoError(t, err)
+	defer s.Close()
+	x.streams = []*engine.Stream{s}
+	require.Eventually(t, func() bool { return len(x.ready) == 1 }, time.Minute, time.Millisecond)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, e.Drain(over))
+	<-x.ready
+	require.Empty(t, x.ready)
+	pieces := 0
+	require.Error(t, x.each(func(int, engine.Event) error { pieces++; return nil }))
+	require.Equal(t, 1, pieces)
+}
+
 // TestTimeout: a request that takes longer than the server allows ends with an error.
 func TestTimeout(t *testing.T) {
 	h, reg := newTest(t, Options{Timeout: time.Millisecond, Now: time.Now}, engine.Options{})

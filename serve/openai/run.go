@@ -65,26 +65,26 @@ func (h *handler) run(w http.ResponseWriter, r *http.Request, j *job) error {
 	return h.collect(w, r, j, t)
 }
 
-// each hands on what came of all choices; an error is the first one's.
+// each hands on what came of all choices; an error is the first one's. It asks a stream until
+// it has nothing more: one token in ready can stand for a piece and for the end behind it.
 func (t *texts) each(f func(i int, ev engine.Event) error) error {
 	for i, s := range t.streams {
-		if t.ended[i] {
-			continue
-		}
-		ev, ok, err := s.Poll()
-		if err != nil {
-			return ended(err)
-		}
-		if !ok {
-			continue
-		}
-		t.used[i] = ev.Usage
-		if ev.Finish != "" {
-			t.ended[i] = true
-			t.left--
-		}
-		if err := f(i, ev); err != nil {
-			return err
+		for !t.ended[i] {
+			ev, ok, err := s.Poll()
+			if err != nil {
+				return ended(err)
+			}
+			if !ok {
+				break
+			}
+			t.used[i] = ev.Usage
+			if ev.Finish != "" {
+				t.ended[i] = true
+				t.left--
+			}
+			if err := f(i, ev); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
