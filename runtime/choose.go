@@ -114,6 +114,16 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 			layouts = append(layouts, l)
 		}
 	}
+	if len(layouts) > 0 {
+		zeros, err := zeroPoints(n.Weight.Data, pl.o.DType)
+		if err != nil {
+			return nil, err
+		}
+		if zeros {
+			c.Reason = "has zero points: only dense runs them as stored"
+			return c, nil
+		}
+	}
 	if len(layouts) == 0 {
 		c.Reason = fmt.Sprintf("%.0f %% zeros", 100*c.Sparsity)
 		if pl.o.Sparse == SparseForce && pl.o.Layout != sparse.LayoutDense {
@@ -137,6 +147,20 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 		return c, nil
 	}
 	return c, pl.measure(c, kernel, layouts)
+}
+
+// zeroPoints reports whether m is dense, stored in t = int4 with zero points. Sparse forms
+// have none, as a pruned weight's code would not be 0: they would round m again.
+func zeroPoints(m sparse.Matrix, t sparse.DType) (bool, error) {
+	if t != sparse.Int4 || m.DType() != t || m.Layout() != sparse.LayoutDense {
+		return false, nil
+	}
+	m, err := sparse.Load(m)
+	if err != nil {
+		return false, err
+	}
+	q := sparse.QuantOf(m)
+	return q != nil && q.Zeros != nil, nil
 }
 
 // ConvPositions is the number of output positions that a convolution's candidates

@@ -267,6 +267,10 @@ func (e *engine) sameOutputs(g *globals, b runtime.Backend, gr *model.Graph, add
 		return err
 	}
 	defer sp.Close()
+	if !anySparse(newSide("", e.DType, sp).Layouts) {
+		add("dense and sparse outputs in "+e.DType, true, "no weight runs sparse")
+		return nil
+	}
 	ids := make([]int32, min(32, gr.Config.Context))
 	for i := range ids {
 		ids[i] = int32(uint32(i*2654435761) % uint32(gr.Config.Vocab))
