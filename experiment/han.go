@@ -204,7 +204,7 @@ func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(Com
 			}
 		}
 		work := float64(v.Epochs*data.Len()) * cost
-		key := fmt.Sprintf("compact %s seed %d dense %d epochs batch %d rate %g samples %d: %+v", p.Net, seed, p.Epochs, p.Batch, p.Rate, data.Len(), v)
+		key := fmt.Sprintf("compact %s seed %d dense %d epochs batch %d rate %g samples %d: %s", p.Net, seed, p.Epochs, p.Batch, p.Rate, data.Len(), p.recipe(v))
 		c, err := cell(l, key, work, func() (compactCell, error) {
 			r, err := l.variant(ctx, p, v, seed, n, cost, first, start, data)
 			c := compactCell{Run: r}
@@ -223,6 +223,17 @@ func (l *Lab) compact(ctx context.Context, p Compact, seed uint64, done func(Com
 		done(c.Run)
 	}
 	return nil
+}
+
+// recipe is v and all that it goes on from: what a journal keeps of v holds for nothing else.
+func (p Compact) recipe(v Variant) string {
+	s := fmt.Sprintf("%+v", v)
+	for _, from := range p.Variants {
+		if from.Name == v.From {
+			s += " after " + p.recipe(from)
+		}
+	}
+	return s
 }
 
 // readBy reports whether another variant goes on from the one named.

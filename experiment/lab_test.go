@@ -315,3 +315,13 @@ func TestWork(t *testing.T) {
 	require.ErrorIs(t, l.work(context.Background(), tasks), broken)
 	require.Less(t, ran.Load(), int64(50))
 }
+
+// TestRecipe: a variant that goes on from another is another one when that one changes.
+func TestRecipe(t *testing.T) {
+	p := Compacts()[1]
+	last := p.Variants[len(p.Variants)-1]
+	require.NotEmpty(t, last.From)
+	before := p.recipe(last)
+	p.Variants[0].Epochs++ // two steps before it
+	require.NotEqual(t, before, p.recipe(last))
+}
