@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +18,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sparserun/sparserun/serve/oip/inference"
@@ -86,6 +89,8 @@ func rapidReset(t *testing.T, c net.Conn, n int, head, body []byte) (sent int, d
 	return sent, dropped
 }
 
+var errBusy = errors.New("come again")
+
 // TestRapidReset (CVE-2023-44487): streams that are opened and reset at once, thousands on
 // a connection, on both listeners that speak HTTP/2. The work they start is bounded by the
 // streams that a connection may have, others are answered meanwhile, and nothing is left.
@@ -121,10 +126,19 @@ func TestRapidReset(t *testing.T) {
 				results <- result{sent, dropped}
 			}()
 		}
-		for range 5 {
+		// What was reset stands in the queue until the next step: a starved engine may say for
+		// a moment that others shall come again.
+		answered := func(who string) {
 			begin := time.Now()
-			require.NoError(t, other())
-			require.Less(t, time.Since(begin), 5*time.Second, "others wait for it")
+			err := other()
+			for ; errors.Is(err, errBusy) && time.Since(begin) < 5*time.Second; err = other() {
+				time.Sleep(20 * time.Millisecond)
+			}
+			require.NoError(t, err, who)
+			require.Less(t, time.Since(begin), 5*time.Second, "%s waits for it", who)
+		}
+		for range 5 {
+			answered("another client")
 		}
 		sent, dropped := 0, 0
 		for range conns {
@@ -137,7 +151,7 @@ func TestRapidReset(t *testing.T) {
 		t.Logf("%d streams, %d of %d connections dropped, %d requests at work and %d goroutines at most", sent, dropped, conns, busiest.Load(), most.Load())
 		require.LessOrEqual(t, busiest.Load(), int64(limit+1))
 		require.Less(t, most.Load(), int64(2*limit+200))
-		require.NoError(t, other(), "a new connection")
+		answered("a new connection")
 		h.idle()
 		m, release, err := h.reg.Acquire("story")
 		require.NoError(t, err)
@@ -166,6 +180,9 @@ func TestRapidReset(t *testing.T) {
 		head = appendField(head, 31, "application/json")
 		attack(t, h, dial, head, []byte(completion(400, true)), func() error {
 			r := h.stream(t.Context(), 1, nil)
+			if r.status == http.StatusTooManyRequests {
+				return errBusy
+			}
 			if r.err == nil && !r.done {
 				return fmt.Errorf("status %d", r.status)
 			}
@@ -201,6 +218,9 @@ func TestRapidReset(t *testing.T) {
 			r := proto.CloneOf(r)
 			r.Parameters["max_tokens"] = &inference.InferParameter{ParameterChoice: &inference.InferParameter_Int64Param{Int64Param: 1}}
 			_, err = inference.NewGRPCInferenceServiceClient(conn).ModelInfer(ctx, r)
+			if status.Code(err) == codes.ResourceExhausted {
+				return errBusy
+			}
 			return err
 		})
 	})
