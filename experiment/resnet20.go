@@ -36,7 +36,8 @@ type Slimming struct {
 }
 
 // ResNet20Slimming takes 30 % of the multiply-adds, channels in eights. The score was chosen among all
-// by the accuracy before fine-tuning on the first thousand images, and is the geometric median.
+// by the accuracy before fine-tuning on the first thousand images, and is the geometric median. Sixteens,
+// which fill the vectors of dense convolutions, lost 3.3 points with seed 1.
 func ResNet20Slimming() Slimming {
 	return Slimming{
 		Prune: depgraph.Options{Ratio: 0.3, FLOPs: true, Score: depgraph.Median, Scope: depgraph.Global, RoundTo: 8},
@@ -118,7 +119,7 @@ func (l *Lab) ResNet20(ctx context.Context, s Slimming, file string, d *train.It
 		folds[i] = make([]*fold, s.Folds)
 		for k := range s.Folds {
 			work := float64(s.Tune.Epochs * s.Images * (s.Folds - 1) / s.Folds)
-			key := fmt.Sprintf("resnet20 seed %d fold %d of %d, %d images, %d epochs, %s %s %g", seed, k, s.Folds, s.Images, s.Tune.Epochs, s.Prune.Score, s.Prune.Scope, s.Prune.Ratio)
+			key := fmt.Sprintf("resnet20 seed %d fold %d of %d, %d images, %d epochs, %s %s %g by %d", seed, k, s.Folds, s.Images, s.Tune.Epochs, s.Prune.Score, s.Prune.Scope, s.Prune.Ratio, s.Prune.RoundTo)
 			tasks = append(tasks, task{fmt.Sprintf("resnet20 seed %d fold %d", seed, k), work, func(ctx context.Context) error {
 				f, err := cellOf(l, j, key, work, func() (fold, error) { return l.slimFold(ctx, file, d, s, seed, k, dir) })
 				if err == nil {
@@ -143,7 +144,7 @@ func (l *Lab) ResNet20(ctx context.Context, s Slimming, file string, d *train.It
 			r.Tuned += float64(f.Tuned) / float64(s.Images)
 			r.Seconds += f.Seconds
 		}
-		key := fmt.Sprintf("resnet20 seed %d latency, %s %s %g", r.Seed, s.Prune.Score, s.Prune.Scope, s.Prune.Ratio)
+		key := fmt.Sprintf("resnet20 seed %d latency, %s %s %g by %d", r.Seed, s.Prune.Score, s.Prune.Scope, s.Prune.Ratio, s.Prune.RoundTo)
 		r.Latency, err = cellOf(l, j, key, 0, func() ([]Latency, error) { return slimLatency(ctx, file, s, r.Seed, threads) })
 		if err != nil && !errors.Is(err, errMissing) {
 			return out, err

@@ -49,7 +49,7 @@ func TestReproduceJournals(t *testing.T) {
 {"key":"deep compression lenet-300-100 seed 2 keep [0.07 0.09 0.26] bits [5 5 5] epochs 15+30+4","value":{"net":"lenet-300-100","seed":2,"parameters":266610,"kept":19834,"dense_accuracy":0.9824,"pruned_accuracy":0.9822,"coded_accuracy":0.9822,"dense_bytes":1066440,"without_huffman":31903,"file_bytes":23966,"ratio":44.5,"parameters_ratio":13.4}}
 `)
 	fold := func(k, tuned string) string {
-		return `{"key":"resnet20 seed 1 fold ` + k + ` of 2, 2000 images, 24 epochs, median global 0.3","value":{"Images":1000,"Dense":813,"Cut":536,"Tuned":` + tuned + `,"Report":{"multiply_adds":[1000,690],"parameters":[100,80]}}}` + "\n"
+		return `{"key":"resnet20 seed 1 fold ` + k + ` of 2, 2000 images, 24 epochs, median global 0.3 by 8","value":{"Images":1000,"Dense":813,"Cut":536,"Tuned":` + tuned + `,"Report":{"multiply_adds":[1000,690],"parameters":[100,80]}}}` + "\n"
 	}
 	write("resnet20.jsonl", fold("0", "817")+fold("1", "828"))
 	m := doJSON(t, "reproduce", "deep", "resnet20", "--tables", "--mnist", mnist, "--out", dir)
