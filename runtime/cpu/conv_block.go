@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"unsafe"
 
 	"github.com/sparserun/sparserun/model"
@@ -18,7 +19,7 @@ import (
 const blockLanes = 16
 
 // channelBlocks is how many blocks hold a number of channels.
-func channelBlocks(channels int) int { return (channels + blockLanes - 1) / blockLanes }
+func channelBlocks(channels int) int { return parts(channels, blockLanes) }
 
 // blockConv is a dense 2-D convolution of float32 with output channels in the lanes:
 //
@@ -105,7 +106,7 @@ func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {
 	}
 	s.bias = make([]float32, s.kb*blockLanes)
 	copy(s.bias, st.Bias)
-	n := (s.kb + 3) / 4
+	n := parts(s.kb, 4)
 	for i := range n {
 		at, end := i*s.kb/n, (i+1)*s.kb/n
 		s.groups = append(s.groups, blockGroup{at: at, vecs: end - at})
@@ -172,20 +173,18 @@ func (s *blockConv) output(p *tensorProgram, in []*model.Tensor, y *model.Tensor
 		return nil, err
 	}
 	want := []int{shape[0], s.total, s.win.Out[0], s.win.Out[1], blockLanes}
+	if len(in) > 1 && !slices.Equal(in[1].Shape, want) {
+		return nil, errApart
+	}
 	if y == nil {
 		if y, err = p.bufs.tensor(want...); err != nil {
 			return nil, err
 		}
-	} else if !sameShape(y.Shape, want) {
+	} else if !slices.Equal(y.Shape, want) {
 		return nil, fmt.Errorf("node %q (%s): output %v beside %v: %w", s.st.Node.Name, s.st.Node.Op, want, y.Shape, runtime.ErrShape)
 	}
 	s.src, s.dst, s.res = f, y.Data.([]float32), nil
 	if len(in) > 1 {
-		if !sameShape(in[1].Shape, want) {
-			p.bufs.hold(y)
-			p.bufs.release(y)
-			return nil, errApart
-		}
 		s.res = in[1].Data.([]float32)
 	}
 	switch n := shape[0]; {
@@ -200,25 +199,13 @@ func (s *blockConv) output(p *tensorProgram, in []*model.Tensor, y *model.Tensor
 	return y, nil
 }
 
-func sameShape(a, b []int) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i, d := range a {
-		if d != b[i] {
-			return false
-		}
-	}
-	return true
-}
-
 // blockPart is how many bytes of the input a part reads at most: every group of
 // output channels passes over them, and they should stay in the second-level cache.
 const blockPart = 384 << 10
 
 // geometry prepares for inputs of a shape: the batch may change without work.
 func (s *blockConv) geometry(p *tensorProgram, shape []int) error {
-	if len(shape) == 4 && s.win != nil && sameShape(shape[1:], s.shape[1:]) {
+	if len(shape) == 4 && s.win != nil && slices.Equal(shape[1:], s.shape[1:]) {
 		s.shape[0] = shape[0]
 		return nil
 	}
@@ -252,10 +239,10 @@ func (s *blockConv) geometry(p *tensorProgram, shape []int) error {
 	}
 	s.per = max(1, min(items, blockPart/4/max(1, cost)))
 	if t := p.pool.threads; t > 1 { // parts enough for the workers of one image
-		s.per = max(1, min(s.per, (items+2*t-1)/(2*t)))
+		s.per = max(1, min(s.per, parts(items, 2*t)))
 	}
 	s.parts = parts(items, s.per)
-	s.per = (items + s.parts - 1) / max(1, s.parts)
+	s.per = parts(items, s.parts)
 	s.ld, s.plane = wide*unit, w.In[0]*w.In[1]*unit
 	if s.pad {
 		s.plane = ((s.per-1)*sh + span) * s.ld
@@ -311,8 +298,8 @@ func (s *blockConv) part(worker, i int) {
 // pixels computes n pixels, in tiles of as even a size as fits the registers.
 func (a *blockArgs) pixels(vecs, n int) {
 	most := blockPixels(vecs)
-	tiles := (n + most - 1) / most
-	p := (n + tiles - 1) / tiles
+	tiles := parts(n, most)
+	p := parts(n, tiles)
 	long := n - tiles*(p-1) // tiles of p pixels; the others have one less
 	a.count = long
 	a.block(vecs, p)

@@ -131,7 +131,7 @@ func (a *arrangement) takeAdd(s *placed) {
 		if c == nil || c.add != nil || c.conv.Relu || conv != nil && c.i < conv.i {
 			continue
 		}
-		if x, y := a.g.Values[v].Shape, a.g.Values[s.in[1-k]].Shape; len(x) == 4 && sameShape(x, y) && a.g.Values[s.in[1-k]].Elem == model.ElemF32 && !slices.Contains(x[1:], -1) {
+		if x, y := a.g.Values[v].Shape, a.g.Values[s.in[1-k]].Shape; len(x) == 4 && slices.Equal(x, y) && a.g.Values[s.in[1-k]].Elem == model.ElemF32 && !slices.Contains(x[1:], -1) {
 			conv, other = c, s.in[1-k]
 		}
 	}
