@@ -115,7 +115,7 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 		}
 	}
 	if len(layouts) > 0 {
-		zeros, err := zeroPoints(n.Weight.Data, pl.o.DType)
+		zeros, err := zeroPoints(n.Weight.Data, pl.o.DType, pl.o.Group)
 		if err != nil {
 			return nil, err
 		}
@@ -149,18 +149,15 @@ func (pl *planner) decide(n *model.Node) (*Choice, error) {
 	return c, pl.measure(c, kernel, layouts)
 }
 
-// zeroPoints reports whether m is dense, stored in t = int4 with zero points. Sparse forms
-// have none, as a pruned weight's code would not be 0: they would round m again.
-func zeroPoints(m sparse.Matrix, t sparse.DType) (bool, error) {
+// zeroPoints reports whether m is dense, stored in t = int4 with zero points, and runs so in
+// these groups. Sparse forms have none, as a pruned weight's code would not be 0: they would
+// round m again.
+func zeroPoints(m sparse.Matrix, t sparse.DType, group int) (bool, error) {
 	if t != sparse.Int4 || m.DType() != t || m.Layout() != sparse.LayoutDense {
 		return false, nil
 	}
-	m, err := sparse.Load(m)
-	if err != nil {
-		return false, err
-	}
-	q := sparse.QuantOf(m)
-	return q != nil && q.Zeros != nil, nil
+	_, q, err := sparse.ZeroCodes(m, t, group)
+	return q != nil, err
 }
 
 // ConvPositions is the number of output positions that a convolution's candidates
