@@ -154,8 +154,7 @@ func ResNet20Table(p Slimming, runs []Slimmed) Table {
 		}
 	}
 	t.Notes = []string{fmt.Sprintf("%d CIFAR-10 test images (from a lossy JPEG copy) in %d folds: every image is tested by a network that was fine-tuned, %d epochs, on the other folds alone; no choice was made on it but that of the score. %g %% of the multiply-adds go, by %s, channels between the two convolutions of a block, in multiples of %d; the residual stream stays. Latency: %s.",
-		p.Images, p.Folds, p.Tune.Epochs, 100*p.Prune.Ratio, scoreName(p.Prune.Score), p.Prune.RoundTo, threads),
-		"With AVX-512 dense convolutions hold 16 channels in a vector: a cut in eights saves bytes and multiply-adds, but hardly time. In sixteens (`sparserun prune resnet20.onnx --structured 0.3 --of flops --round-to 16 --scope global --score median`) the network was 1.2-1.4 times as fast on the machine of these tables, but lost 3.3 points with seed 1."}
+		p.Images, p.Folds, p.Tune.Epochs, 100*p.Prune.Ratio, scoreName(p.Prune.Score), p.Prune.RoundTo, threads)}
 	return t
 }
 

@@ -143,10 +143,7 @@ func (c *reproduceCmd) lab() (*experiment.Lab, error) {
 	if err := os.MkdirAll(c.Out, 0o755); err != nil {
 		return nil, err
 	}
-	jobs := c.Jobs
-	if jobs == 0 {
-		jobs = goruntime.GOMAXPROCS(0)
-	}
+	jobs := cmp.Or(c.Jobs, goruntime.GOMAXPROCS(0))
 	if c.Mnist == "" {
 		return &experiment.Lab{Jobs: jobs, Offline: c.Tables}, nil
 	}
