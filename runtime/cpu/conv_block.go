@@ -21,11 +21,19 @@ const blockLanes = 16
 // channelBlocks is how many blocks hold a number of channels.
 func channelBlocks(channels int) int { return parts(channels, blockLanes) }
 
+// halfLanes is half a vector: the last block of a convolution's channels is computed
+// by halves, so that 24 cost no more than one vector and a half where the processor
+// takes 512 bits in two cycles.
+const halfLanes = blockLanes / 2
+
+// channelHalves is how many halves of vectors hold a number of channels.
+func channelHalves(channels int) int { return parts(channels, halfLanes) }
+
 // blockConv is a dense 2-D convolution of float32 with output channels in the lanes:
 //
 //	out[oc, oh, ow] = act(sum_k W[oc, k] in[c, oh*s + kh*d - pad, ...] + bias[oc] + res[oc, oh, ow])
 //
-// Up to 24 sums, 1 to 4 vectors of channels for 6 to 16 pixels, stay in registers
+// Up to 24 sums, 0.5 to 4 vectors of channels for 6 to 16 pixels, stay in registers
 // over all k; what a pixel has in a channel is broadcast. So the input may be in
 // blocks or not, no column of the output is computed for nothing, and a 1x1
 // convolution is a matrix product over all its pixels. The output is in blocks. A
@@ -57,12 +65,14 @@ type blockConv struct {
 	src, dst, res []float32 // of the run in progress
 }
 
-// blockGroup is 1 to 4 vectors of output channels that are computed together:
-// w[k][vecs*16], or that for each of 36 points.
+// blockGroup is 1 to 8 halves of vectors of output channels, from block at on, that are
+// computed together: w[k][halves*8], or that for each of 36 points.
 type blockGroup struct {
-	at, vecs int
-	w        []float32
+	at, halves int
+	w          []float32
 }
+
+func (g *blockGroup) width() int { return g.halves * halfLanes }
 
 // blockBuffer is a worker's.
 type blockBuffer struct {
@@ -90,7 +100,7 @@ func wantsBlocks(g *model.Graph, st *runtime.TensorStep) bool {
 		}
 	}
 	// Few channels leave lanes empty: positions fill them (conv_lanes.go).
-	return 8*st.Shape[0] >= 5*blockLanes*channelBlocks(st.Shape[0])
+	return st.Shape[0] >= halfLanes && 8*st.Shape[0] >= 5*halfLanes*channelHalves(st.Shape[0])
 }
 
 func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {
@@ -109,7 +119,7 @@ func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {
 	n := parts(s.kb, 4)
 	for i := range n {
 		at, end := i*s.kb/n, (i+1)*s.kb/n
-		s.groups = append(s.groups, blockGroup{at: at, vecs: end - at})
+		s.groups = append(s.groups, blockGroup{at: at, halves: min(2*end, channelHalves(oc)) - 2*at})
 	}
 	if winograd(st) {
 		s.tiles = &winogradMap{}
@@ -117,7 +127,7 @@ func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {
 	} else {
 		for i := range s.groups {
 			g := &s.groups[i]
-			width := g.vecs * blockLanes
+			width := g.width()
 			g.w = make([]float32, cols*width)
 			for r := range min(width, oc-g.at*blockLanes) {
 				for k, v := range w[(g.at*blockLanes+r)*cols:][:cols] {
@@ -289,26 +299,26 @@ func (s *blockConv) part(worker, i int) {
 			if s.res != nil {
 				a.res = unsafe.Pointer(&s.res[at])
 			}
-			a.pixels(g.vecs, n)
+			a.pixels(g.halves, n)
 		}
 	}
 	a.dst, a.src, a.res = nil, nil, nil
 }
 
 // pixels computes n pixels, in tiles of as even a size as fits the registers.
-func (a *blockArgs) pixels(vecs, n int) {
-	most := blockPixels(vecs)
+func (a *blockArgs) pixels(halves, n int) {
+	most := blockPixels(halves)
 	tiles := parts(n, most)
 	p := parts(n, tiles)
 	long := n - tiles*(p-1) // tiles of p pixels; the others have one less
 	a.count = long
-	a.block(vecs, p)
+	a.block(halves, p)
 	if a.count = tiles - long; a.count > 0 {
 		a.src, a.dst = unsafe.Add(a.src, long*p*a.step), unsafe.Add(a.dst, long*p*a.pix)
 		if a.res != nil {
 			a.res = unsafe.Add(a.res, long*p*a.pix)
 		}
-		a.block(vecs, p-1)
+		a.block(halves, p-1)
 	}
 }
 

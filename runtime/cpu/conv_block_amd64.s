@@ -5,8 +5,1779 @@
 #include "textflag.h"
 
 // func convBlock1x1AVX512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, AVX512VL
 TEXT ·convBlock1x1AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y0
+
+step:
+	MOVLQSX          (BX), R8
+	ADDQ             CX, R8
+	VMOVUPS          (SI), Y1
+	VFMADD231PS.BCST (R8), Y1, Y0
+	ADDQ             $0x04, BX
+	ADDQ             $0x00000020, SI
+	DECQ             DI
+	JNZ              step
+	MOVQ             72(AX), BX
+	MOVQ             80(AX), SI
+	MOVQ             112(AX), SI
+	TESTQ            SI, SI
+	JZ               alone
+	VADDPS           (SI), Y0, Y0
+
+alone:
+	VBROADCASTSS 96(AX), Z1
+	MOVQ         104(AX), SI
+	VMAXPS       Y0, Y1, Y0
+	VMOVUPS      Y0, (SI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x2AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x2AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y0
+	VMOVAPS Y0, Y1
+
+step:
+	MOVLQSX          (BX), R8
+	ADDQ             CX, R8
+	VMOVUPS          (SI), Y2
+	VFMADD231PS.BCST (R8), Y2, Y0
+	VFMADD231PS.BCST (R8)(DX*1), Y2, Y1
+	ADDQ             $0x04, BX
+	ADDQ             $0x00000020, SI
+	DECQ             DI
+	JNZ              step
+	MOVQ             72(AX), BX
+	MOVQ             80(AX), SI
+	MOVQ             112(AX), SI
+	TESTQ            SI, SI
+	JZ               alone
+	VADDPS           (SI), Y0, Y0
+	ADDQ             BX, SI
+	VADDPS           (SI), Y1, Y1
+
+alone:
+	VBROADCASTSS 96(AX), Z2
+	MOVQ         104(AX), SI
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      Y0, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      Y1, (SI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x3AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x3AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+
+step:
+	MOVLQSX          (BX), R8
+	ADDQ             CX, R8
+	VMOVUPS          (SI), Y3
+	VFMADD231PS.BCST (R8), Y3, Y0
+	VFMADD231PS.BCST (R8)(DX*1), Y3, Y1
+	VFMADD231PS.BCST (R8)(DX*2), Y3, Y2
+	ADDQ             $0x04, BX
+	ADDQ             $0x00000020, SI
+	DECQ             DI
+	JNZ              step
+	MOVQ             72(AX), BX
+	MOVQ             80(AX), SI
+	MOVQ             112(AX), SI
+	TESTQ            SI, SI
+	JZ               alone
+	VADDPS           (SI), Y0, Y0
+	ADDQ             BX, SI
+	VADDPS           (SI), Y1, Y1
+	ADDQ             BX, SI
+	VADDPS           (SI), Y2, Y2
+
+alone:
+	VBROADCASTSS 96(AX), Z3
+	MOVQ         104(AX), SI
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      Y2, (SI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x4AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x4AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	VMOVUPS          (DI), Y4
+	VFMADD231PS.BCST (R9), Y4, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y4, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y4, Y2
+	VFMADD231PS.BCST (R10), Y4, Y3
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+
+alone:
+	VBROADCASTSS 96(AX), Z4
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      Y3, (DI)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x5AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x5AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	VMOVUPS          (DI), Y5
+	VFMADD231PS.BCST (R9), Y5, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y5, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y5, Y2
+	VFMADD231PS.BCST (R10), Y5, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y5, Y4
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+
+alone:
+	VBROADCASTSS 96(AX), Z5
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y5, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y5, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y5, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y5, Y4
+	VMOVUPS      Y4, (DI)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x6AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x6AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	VMOVUPS          (DI), Y6
+	VFMADD231PS.BCST (R9), Y6, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y6, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y6, Y2
+	VFMADD231PS.BCST (R10), Y6, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y6, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y6, Y5
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+
+alone:
+	VBROADCASTSS 96(AX), Z6
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y6, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y6, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y6, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y6, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y6, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      Y5, (DI)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x7AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x7AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	VMOVUPS          (DI), Y7
+	VFMADD231PS.BCST (R9), Y7, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y7, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y7, Y2
+	VFMADD231PS.BCST (R10), Y7, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y7, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y7, Y5
+	VFMADD231PS.BCST (R11), Y7, Y6
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+
+alone:
+	VBROADCASTSS 96(AX), Z7
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y7, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y7, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y7, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y7, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y7, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y7, Y6
+	VMOVUPS      Y6, (DI)
+	IMUL3Q       $0x07, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x07, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x8AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x8AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	VMOVUPS          (DI), Y8
+	VFMADD231PS.BCST (R9), Y8, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y8, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y8, Y2
+	VFMADD231PS.BCST (R10), Y8, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y8, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y8, Y5
+	VFMADD231PS.BCST (R11), Y8, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y8, Y7
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+
+alone:
+	VBROADCASTSS 96(AX), Z8
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y8, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y8, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y8, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y8, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y8, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y8, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y8, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y8, Y7
+	VMOVUPS      Y7, (DI)
+	IMUL3Q       $0x08, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x08, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x9AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x9AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	VMOVUPS          (DI), Y9
+	VFMADD231PS.BCST (R9), Y9, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y9, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y9, Y2
+	VFMADD231PS.BCST (R10), Y9, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y9, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y9, Y5
+	VFMADD231PS.BCST (R11), Y9, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y9, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y9, Y8
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+
+alone:
+	VBROADCASTSS 96(AX), Z9
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y9, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y9, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y9, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y9, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y9, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y9, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y9, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y9, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y9, Y8
+	VMOVUPS      Y8, (DI)
+	IMUL3Q       $0x09, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x09, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x10AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x10AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	VMOVUPS          (DI), Y10
+	VFMADD231PS.BCST (R9), Y10, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y10, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y10, Y2
+	VFMADD231PS.BCST (R10), Y10, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y10, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y10, Y5
+	VFMADD231PS.BCST (R11), Y10, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y10, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y10, Y8
+	VFMADD231PS.BCST (R12), Y10, Y9
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+
+alone:
+	VBROADCASTSS 96(AX), Z10
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y10, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y10, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y10, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y10, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y10, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y10, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y10, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y10, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y10, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y10, Y9
+	VMOVUPS      Y9, (DI)
+	IMUL3Q       $0x0a, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0a, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x11AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x11AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	VMOVUPS          (DI), Y11
+	VFMADD231PS.BCST (R9), Y11, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y11, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y11, Y2
+	VFMADD231PS.BCST (R10), Y11, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y11, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y11, Y5
+	VFMADD231PS.BCST (R11), Y11, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y11, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y11, Y8
+	VFMADD231PS.BCST (R12), Y11, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y11, Y10
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+
+alone:
+	VBROADCASTSS 96(AX), Z11
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y11, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y11, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y11, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y11, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y11, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y11, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y11, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y11, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y11, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y11, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y11, Y10
+	VMOVUPS      Y10, (DI)
+	IMUL3Q       $0x0b, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0b, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x12AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x12AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+	VMOVAPS Y0, Y11
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	VMOVUPS          (DI), Y12
+	VFMADD231PS.BCST (R9), Y12, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y12, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y12, Y2
+	VFMADD231PS.BCST (R10), Y12, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y12, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y12, Y5
+	VFMADD231PS.BCST (R11), Y12, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y12, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y12, Y8
+	VFMADD231PS.BCST (R12), Y12, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y12, Y10
+	VFMADD231PS.BCST (R12)(DX*2), Y12, Y11
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
+
+alone:
+	VBROADCASTSS 96(AX), Z12
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y12, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y12, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y12, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y12, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y12, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y12, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y12, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y12, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y12, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y12, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y12, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y12, Y11
+	VMOVUPS      Y11, (DI)
+	IMUL3Q       $0x0c, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0c, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x13AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x13AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+	VMOVAPS Y0, Y11
+	VMOVAPS Y0, Y12
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	LEAQ             (R9)(BX*4), R13
+	VMOVUPS          (DI), Y13
+	VFMADD231PS.BCST (R9), Y13, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y13, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y13, Y2
+	VFMADD231PS.BCST (R10), Y13, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y13, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y13, Y5
+	VFMADD231PS.BCST (R11), Y13, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y13, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y13, Y8
+	VFMADD231PS.BCST (R12), Y13, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y13, Y10
+	VFMADD231PS.BCST (R12)(DX*2), Y13, Y11
+	VFMADD231PS.BCST (R13), Y13, Y12
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
+	ADDQ             SI, DI
+	VADDPS           (DI), Y12, Y12
+
+alone:
+	VBROADCASTSS 96(AX), Z13
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y13, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y13, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y13, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y13, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y13, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y13, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y13, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y13, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y13, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y13, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y13, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y13, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y13, Y12
+	VMOVUPS      Y12, (DI)
+	IMUL3Q       $0x0d, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0d, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x14AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x14AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+	VMOVAPS Y0, Y11
+	VMOVAPS Y0, Y12
+	VMOVAPS Y0, Y13
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	LEAQ             (R9)(BX*4), R13
+	VMOVUPS          (DI), Y14
+	VFMADD231PS.BCST (R9), Y14, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y14, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y14, Y2
+	VFMADD231PS.BCST (R10), Y14, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y14, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y14, Y5
+	VFMADD231PS.BCST (R11), Y14, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y14, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y14, Y8
+	VFMADD231PS.BCST (R12), Y14, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y14, Y10
+	VFMADD231PS.BCST (R12)(DX*2), Y14, Y11
+	VFMADD231PS.BCST (R13), Y14, Y12
+	VFMADD231PS.BCST (R13)(DX*1), Y14, Y13
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
+	ADDQ             SI, DI
+	VADDPS           (DI), Y12, Y12
+	ADDQ             SI, DI
+	VADDPS           (DI), Y13, Y13
+
+alone:
+	VBROADCASTSS 96(AX), Z14
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y14, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y14, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y14, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y14, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y14, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y14, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y14, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y14, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y14, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y14, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y14, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y14, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y14, Y12
+	VMOVUPS      Y12, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y14, Y13
+	VMOVUPS      Y13, (DI)
+	IMUL3Q       $0x0e, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0e, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x15AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x15AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+	VMOVAPS Y0, Y11
+	VMOVAPS Y0, Y12
+	VMOVAPS Y0, Y13
+	VMOVAPS Y0, Y14
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	LEAQ             (R9)(BX*4), R13
+	VMOVUPS          (DI), Y15
+	VFMADD231PS.BCST (R9), Y15, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y15, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y15, Y2
+	VFMADD231PS.BCST (R10), Y15, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y15, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y15, Y5
+	VFMADD231PS.BCST (R11), Y15, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y15, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y15, Y8
+	VFMADD231PS.BCST (R12), Y15, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y15, Y10
+	VFMADD231PS.BCST (R12)(DX*2), Y15, Y11
+	VFMADD231PS.BCST (R13), Y15, Y12
+	VFMADD231PS.BCST (R13)(DX*1), Y15, Y13
+	VFMADD231PS.BCST (R13)(DX*2), Y15, Y14
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
+	ADDQ             SI, DI
+	VADDPS           (DI), Y12, Y12
+	ADDQ             SI, DI
+	VADDPS           (DI), Y13, Y13
+	ADDQ             SI, DI
+	VADDPS           (DI), Y14, Y14
+
+alone:
+	VBROADCASTSS 96(AX), Z15
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y15, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y15, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y15, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y15, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y15, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y15, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y15, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y15, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y15, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y15, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y15, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y15, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y15, Y12
+	VMOVUPS      Y12, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y15, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y14, Y15, Y14
+	VMOVUPS      Y14, (DI)
+	IMUL3Q       $0x0f, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0f, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x16AVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·convBlock1x16AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	VMOVAPS Y0, Y5
+	VMOVAPS Y0, Y6
+	VMOVAPS Y0, Y7
+	VMOVAPS Y0, Y8
+	VMOVAPS Y0, Y9
+	VMOVAPS Y0, Y10
+	VMOVAPS Y0, Y11
+	VMOVAPS Y0, Y12
+	VMOVAPS Y0, Y13
+	VMOVAPS Y0, Y14
+	VMOVAPS Y0, Y15
+
+step:
+	MOVLQSX          (SI), R9
+	ADDQ             CX, R9
+	LEAQ             (R9)(BX*1), R10
+	LEAQ             (R9)(BX*2), R11
+	LEAQ             (R10)(BX*2), R12
+	LEAQ             (R9)(BX*4), R13
+	LEAQ             (R10)(BX*4), R14
+	VMOVUPS          (DI), Y16
+	VFMADD231PS.BCST (R9), Y16, Y0
+	VFMADD231PS.BCST (R9)(DX*1), Y16, Y1
+	VFMADD231PS.BCST (R9)(DX*2), Y16, Y2
+	VFMADD231PS.BCST (R10), Y16, Y3
+	VFMADD231PS.BCST (R10)(DX*1), Y16, Y4
+	VFMADD231PS.BCST (R10)(DX*2), Y16, Y5
+	VFMADD231PS.BCST (R11), Y16, Y6
+	VFMADD231PS.BCST (R11)(DX*1), Y16, Y7
+	VFMADD231PS.BCST (R11)(DX*2), Y16, Y8
+	VFMADD231PS.BCST (R12), Y16, Y9
+	VFMADD231PS.BCST (R12)(DX*1), Y16, Y10
+	VFMADD231PS.BCST (R12)(DX*2), Y16, Y11
+	VFMADD231PS.BCST (R13), Y16, Y12
+	VFMADD231PS.BCST (R13)(DX*1), Y16, Y13
+	VFMADD231PS.BCST (R13)(DX*2), Y16, Y14
+	VFMADD231PS.BCST (R14), Y16, Y15
+	ADDQ             $0x04, SI
+	ADDQ             $0x00000020, DI
+	DECQ             R8
+	JNZ              step
+	MOVQ             72(AX), SI
+	MOVQ             80(AX), DI
+	MOVQ             112(AX), DI
+	TESTQ            DI, DI
+	JZ               alone
+	VADDPS           (DI), Y0, Y0
+	ADDQ             SI, DI
+	VADDPS           (DI), Y1, Y1
+	ADDQ             SI, DI
+	VADDPS           (DI), Y2, Y2
+	ADDQ             SI, DI
+	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
+	ADDQ             SI, DI
+	VADDPS           (DI), Y12, Y12
+	ADDQ             SI, DI
+	VADDPS           (DI), Y13, Y13
+	ADDQ             SI, DI
+	VADDPS           (DI), Y14, Y14
+	ADDQ             SI, DI
+	VADDPS           (DI), Y15, Y15
+
+alone:
+	VBROADCASTSS 96(AX), Z16
+	MOVQ         104(AX), DI
+	VMAXPS       Y0, Y16, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y1, Y16, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y16, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y16, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y16, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y16, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y16, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y16, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y16, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y16, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y16, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y16, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y16, Y12
+	VMOVUPS      Y12, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y16, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y14, Y16, Y14
+	VMOVUPS      Y14, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y16, Y15
+	VMOVUPS      Y15, (DI)
+	IMUL3Q       $0x10, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x10, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x1AVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·convBlock2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -60,9 +1831,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x2AVX512(a *byte)
+// func convBlock2x2AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x2AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -123,9 +1894,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x3AVX512(a *byte)
+// func convBlock2x3AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x3AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x3AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -193,9 +1964,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x4AVX512(a *byte)
+// func convBlock2x4AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x4AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -271,9 +2042,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x5AVX512(a *byte)
+// func convBlock2x5AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x5AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x5AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -356,9 +2127,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x6AVX512(a *byte)
+// func convBlock2x6AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x6AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x6AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -448,9 +2219,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x7AVX512(a *byte)
+// func convBlock2x7AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x7AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x7AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -548,9 +2319,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x8AVX512(a *byte)
+// func convBlock2x8AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x8AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x8AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -655,9 +2426,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x9AVX512(a *byte)
+// func convBlock2x9AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x9AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x9AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -769,9 +2540,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x10AVX512(a *byte)
+// func convBlock2x10AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x10AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x10AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -891,9 +2662,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x11AVX512(a *byte)
+// func convBlock2x11AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x11AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x11AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1020,9 +2791,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x12AVX512(a *byte)
+// func convBlock2x12AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x12AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x12AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1156,9 +2927,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x13AVX512(a *byte)
+// func convBlock2x13AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x13AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x13AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1300,9 +3071,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x14AVX512(a *byte)
+// func convBlock2x14AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x14AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x14AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1451,9 +3222,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x15AVX512(a *byte)
+// func convBlock2x15AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x15AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x15AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1609,9 +3380,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock1x16AVX512(a *byte)
+// func convBlock2x16AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock1x16AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock2x16AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1775,9 +3546,1821 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x1AVX512(a *byte)
+// func convBlock3x1AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x1AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Y1
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z2
+	VMOVUPS      64(SI), Y3
+	VBROADCASTSS (R8), Z4
+	VFMADD231PS  Z4, Z2, Z0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000060, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	LEAQ         (DI)(SI*1), DI
+	VADDPS       (DI), Y1, Y1
+
+alone:
+	VBROADCASTSS 96(AX), Z2
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z2, Z0
+	VMOVUPS      Z0, (R8)
+	LEAQ         (DI)(SI*1), SI
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      Y1, (SI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x2AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x2AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Y5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z6, Z4, Z0
+	VFMADD231PS  Y6, Y5, Y1
+	VBROADCASTSS (R8)(DX*1), Z6
+	VFMADD231PS  Z6, Z4, Z2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000060, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z2, Z2
+	LEAQ         (DI)(SI*1), DI
+	VADDPS       (DI), Y1, Y1
+	ADDQ         BX, DI
+	VADDPS       (DI), Y3, Y3
+
+alone:
+	VBROADCASTSS 96(AX), Z4
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z4, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z2, Z4, Z2
+	VMOVUPS      Z2, (R8)
+	LEAQ         (DI)(SI*1), SI
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      Y3, (SI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x3AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x3AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Y7
+	VBROADCASTSS (R8), Z8
+	VFMADD231PS  Z8, Z6, Z0
+	VFMADD231PS  Y8, Y7, Y1
+	VBROADCASTSS (R8)(DX*1), Z8
+	VFMADD231PS  Z8, Z6, Z2
+	VFMADD231PS  Y8, Y7, Y3
+	VBROADCASTSS (R8)(DX*2), Z8
+	VFMADD231PS  Z8, Z6, Z4
+	VFMADD231PS  Y8, Y7, Y5
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000060, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z4, Z4
+	LEAQ         (DI)(SI*1), DI
+	VADDPS       (DI), Y1, Y1
+	ADDQ         BX, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         BX, DI
+	VADDPS       (DI), Y5, Y5
+
+alone:
+	VBROADCASTSS 96(AX), Z6
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z6, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z2, Z6, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z4, Z6, Z4
+	VMOVUPS      Z4, (R8)
+	LEAQ         (DI)(SI*1), SI
+	VMAXPS       Y1, Y6, Y1
+	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y3, Y6, Y3
+	VMOVUPS      Y3, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      Y5, (SI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x4AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x4AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z8
+	VMOVUPS      64(DI), Y9
+	VBROADCASTSS (R9), Z10
+	VFMADD231PS  Z10, Z8, Z0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (R9)(DX*1), Z10
+	VFMADD231PS  Z10, Z8, Z2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (R9)(DX*2), Z10
+	VFMADD231PS  Z10, Z8, Z4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (R10), Z10
+	VFMADD231PS  Z10, Z8, Z6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+
+alone:
+	VBROADCASTSS 96(AX), Z8
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z8, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z8, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z8, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z8, Z6
+	VMOVUPS      Z6, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y8, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y8, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y8, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y8, Y7
+	VMOVUPS      Y7, (DI)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x5AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x5AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z10
+	VMOVUPS      64(DI), Y11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z12, Z10, Z0
+	VFMADD231PS  Y12, Y11, Y1
+	VBROADCASTSS (R9)(DX*1), Z12
+	VFMADD231PS  Z12, Z10, Z2
+	VFMADD231PS  Y12, Y11, Y3
+	VBROADCASTSS (R9)(DX*2), Z12
+	VFMADD231PS  Z12, Z10, Z4
+	VFMADD231PS  Y12, Y11, Y5
+	VBROADCASTSS (R10), Z12
+	VFMADD231PS  Z12, Z10, Z6
+	VFMADD231PS  Y12, Y11, Y7
+	VBROADCASTSS (R10)(DX*1), Z12
+	VFMADD231PS  Z12, Z10, Z8
+	VFMADD231PS  Y12, Y11, Y9
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+
+alone:
+	VBROADCASTSS 96(AX), Z10
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z10, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z10, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z10, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z10, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z10, Z8
+	VMOVUPS      Z8, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y10, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y10, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y10, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y10, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y10, Y9
+	VMOVUPS      Y9, (DI)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x6AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x6AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Y13
+	VBROADCASTSS (R9), Z14
+	VFMADD231PS  Z14, Z12, Z0
+	VFMADD231PS  Y14, Y13, Y1
+	VBROADCASTSS (R9)(DX*1), Z14
+	VFMADD231PS  Z14, Z12, Z2
+	VFMADD231PS  Y14, Y13, Y3
+	VBROADCASTSS (R9)(DX*2), Z14
+	VFMADD231PS  Z14, Z12, Z4
+	VFMADD231PS  Y14, Y13, Y5
+	VBROADCASTSS (R10), Z14
+	VFMADD231PS  Z14, Z12, Z6
+	VFMADD231PS  Y14, Y13, Y7
+	VBROADCASTSS (R10)(DX*1), Z14
+	VFMADD231PS  Z14, Z12, Z8
+	VFMADD231PS  Y14, Y13, Y9
+	VBROADCASTSS (R10)(DX*2), Z14
+	VFMADD231PS  Z14, Z12, Z10
+	VFMADD231PS  Y14, Y13, Y11
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+
+alone:
+	VBROADCASTSS 96(AX), Z12
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z12, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z12, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z12, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z12, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z12, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z12, Z10
+	VMOVUPS      Z10, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y12, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y12, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y12, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y12, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y12, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y12, Y11
+	VMOVUPS      Y11, (DI)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x7AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x7AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Z14
+	VMOVUPS      64(DI), Y15
+	VBROADCASTSS (R9), Z16
+	VFMADD231PS  Z16, Z14, Z0
+	VFMADD231PS  Y16, Y15, Y1
+	VBROADCASTSS (R9)(DX*1), Z16
+	VFMADD231PS  Z16, Z14, Z2
+	VFMADD231PS  Y16, Y15, Y3
+	VBROADCASTSS (R9)(DX*2), Z16
+	VFMADD231PS  Z16, Z14, Z4
+	VFMADD231PS  Y16, Y15, Y5
+	VBROADCASTSS (R10), Z16
+	VFMADD231PS  Z16, Z14, Z6
+	VFMADD231PS  Y16, Y15, Y7
+	VBROADCASTSS (R10)(DX*1), Z16
+	VFMADD231PS  Z16, Z14, Z8
+	VFMADD231PS  Y16, Y15, Y9
+	VBROADCASTSS (R10)(DX*2), Z16
+	VFMADD231PS  Z16, Z14, Z10
+	VFMADD231PS  Y16, Y15, Y11
+	VBROADCASTSS (R11), Z16
+	VFMADD231PS  Z16, Z14, Z12
+	VFMADD231PS  Y16, Y15, Y13
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+
+alone:
+	VBROADCASTSS 96(AX), Z14
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z14, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z14, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z14, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z14, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z14, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z14, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z14, Z12
+	VMOVUPS      Z12, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y14, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y14, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y14, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y14, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y14, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y14, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y14, Y13
+	VMOVUPS      Y13, (DI)
+	IMUL3Q       $0x07, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x07, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x8AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x8AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+	VMOVAPS Z0, Z14
+	VMOVAPS Y1, Y15
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Z16
+	VMOVUPS      64(DI), Y17
+	VBROADCASTSS (R9), Z18
+	VFMADD231PS  Z18, Z16, Z0
+	VFMADD231PS  Y18, Y17, Y1
+	VBROADCASTSS (R9)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z2
+	VFMADD231PS  Y18, Y17, Y3
+	VBROADCASTSS (R9)(DX*2), Z18
+	VFMADD231PS  Z18, Z16, Z4
+	VFMADD231PS  Y18, Y17, Y5
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z18, Z16, Z6
+	VFMADD231PS  Y18, Y17, Y7
+	VBROADCASTSS (R10)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z8
+	VFMADD231PS  Y18, Y17, Y9
+	VBROADCASTSS (R10)(DX*2), Z18
+	VFMADD231PS  Z18, Z16, Z10
+	VFMADD231PS  Y18, Y17, Y11
+	VBROADCASTSS (R11), Z18
+	VFMADD231PS  Z18, Z16, Z12
+	VFMADD231PS  Y18, Y17, Y13
+	VBROADCASTSS (R11)(DX*1), Z18
+	VFMADD231PS  Z18, Z16, Z14
+	VFMADD231PS  Y18, Y17, Y15
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+
+alone:
+	VBROADCASTSS 96(AX), Z16
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z16, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z16, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z16, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z16, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z16, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z16, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z16, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z16, Z14
+	VMOVUPS      Z14, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y16, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y16, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y16, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y16, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y16, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y16, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y16, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y16, Y15
+	VMOVUPS      Y15, (DI)
+	IMUL3Q       $0x08, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x08, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x9AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x9AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+	VMOVAPS Z0, Z14
+	VMOVAPS Y1, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Y1, Y17
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Z18
+	VMOVUPS      64(DI), Y19
+	VBROADCASTSS (R9), Z20
+	VFMADD231PS  Z20, Z18, Z0
+	VFMADD231PS  Y20, Y19, Y1
+	VBROADCASTSS (R9)(DX*1), Z20
+	VFMADD231PS  Z20, Z18, Z2
+	VFMADD231PS  Y20, Y19, Y3
+	VBROADCASTSS (R9)(DX*2), Z20
+	VFMADD231PS  Z20, Z18, Z4
+	VFMADD231PS  Y20, Y19, Y5
+	VBROADCASTSS (R10), Z20
+	VFMADD231PS  Z20, Z18, Z6
+	VFMADD231PS  Y20, Y19, Y7
+	VBROADCASTSS (R10)(DX*1), Z20
+	VFMADD231PS  Z20, Z18, Z8
+	VFMADD231PS  Y20, Y19, Y9
+	VBROADCASTSS (R10)(DX*2), Z20
+	VFMADD231PS  Z20, Z18, Z10
+	VFMADD231PS  Y20, Y19, Y11
+	VBROADCASTSS (R11), Z20
+	VFMADD231PS  Z20, Z18, Z12
+	VFMADD231PS  Y20, Y19, Y13
+	VBROADCASTSS (R11)(DX*1), Z20
+	VFMADD231PS  Z20, Z18, Z14
+	VFMADD231PS  Y20, Y19, Y15
+	VBROADCASTSS (R11)(DX*2), Z20
+	VFMADD231PS  Z20, Z18, Z16
+	VFMADD231PS  Y20, Y19, Y17
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+
+alone:
+	VBROADCASTSS 96(AX), Z18
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z18, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z18, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z18, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z18, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z18, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z18, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z18, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z18, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z18, Z16
+	VMOVUPS      Z16, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y18, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y18, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y18, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y18, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y18, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y18, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y18, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y18, Y15
+	VMOVUPS      Y15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y17, Y18, Y17
+	VMOVUPS      Y17, (DI)
+	IMUL3Q       $0x09, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x09, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x10AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x10AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+	VMOVAPS Z0, Z14
+	VMOVAPS Y1, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Y1, Y17
+	VMOVAPS Z0, Z18
+	VMOVAPS Y1, Y19
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Z20
+	VMOVUPS      64(DI), Y21
+	VBROADCASTSS (R9), Z22
+	VFMADD231PS  Z22, Z20, Z0
+	VFMADD231PS  Y22, Y21, Y1
+	VBROADCASTSS (R9)(DX*1), Z22
+	VFMADD231PS  Z22, Z20, Z2
+	VFMADD231PS  Y22, Y21, Y3
+	VBROADCASTSS (R9)(DX*2), Z22
+	VFMADD231PS  Z22, Z20, Z4
+	VFMADD231PS  Y22, Y21, Y5
+	VBROADCASTSS (R10), Z22
+	VFMADD231PS  Z22, Z20, Z6
+	VFMADD231PS  Y22, Y21, Y7
+	VBROADCASTSS (R10)(DX*1), Z22
+	VFMADD231PS  Z22, Z20, Z8
+	VFMADD231PS  Y22, Y21, Y9
+	VBROADCASTSS (R10)(DX*2), Z22
+	VFMADD231PS  Z22, Z20, Z10
+	VFMADD231PS  Y22, Y21, Y11
+	VBROADCASTSS (R11), Z22
+	VFMADD231PS  Z22, Z20, Z12
+	VFMADD231PS  Y22, Y21, Y13
+	VBROADCASTSS (R11)(DX*1), Z22
+	VFMADD231PS  Z22, Z20, Z14
+	VFMADD231PS  Y22, Y21, Y15
+	VBROADCASTSS (R11)(DX*2), Z22
+	VFMADD231PS  Z22, Z20, Z16
+	VFMADD231PS  Y22, Y21, Y17
+	VBROADCASTSS (R12), Z22
+	VFMADD231PS  Z22, Z20, Z18
+	VFMADD231PS  Y22, Y21, Y19
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+	ADDQ         SI, R8
+	VADDPS       (R8), Y19, Y19
+
+alone:
+	VBROADCASTSS 96(AX), Z20
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z20, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z20, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z20, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z20, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z20, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z20, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z20, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z20, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z20, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z20, Z18
+	VMOVUPS      Z18, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y20, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y20, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y20, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y20, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y20, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y20, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y20, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y20, Y15
+	VMOVUPS      Y15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y17, Y20, Y17
+	VMOVUPS      Y17, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y19, Y20, Y19
+	VMOVUPS      Y19, (DI)
+	IMUL3Q       $0x0a, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0a, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x11AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x11AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+	VMOVAPS Z0, Z14
+	VMOVAPS Y1, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Y1, Y17
+	VMOVAPS Z0, Z18
+	VMOVAPS Y1, Y19
+	VMOVAPS Z0, Z20
+	VMOVAPS Y1, Y21
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Z22
+	VMOVUPS      64(DI), Y23
+	VBROADCASTSS (R9), Z24
+	VFMADD231PS  Z24, Z22, Z0
+	VFMADD231PS  Y24, Y23, Y1
+	VBROADCASTSS (R9)(DX*1), Z24
+	VFMADD231PS  Z24, Z22, Z2
+	VFMADD231PS  Y24, Y23, Y3
+	VBROADCASTSS (R9)(DX*2), Z24
+	VFMADD231PS  Z24, Z22, Z4
+	VFMADD231PS  Y24, Y23, Y5
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z24, Z22, Z6
+	VFMADD231PS  Y24, Y23, Y7
+	VBROADCASTSS (R10)(DX*1), Z24
+	VFMADD231PS  Z24, Z22, Z8
+	VFMADD231PS  Y24, Y23, Y9
+	VBROADCASTSS (R10)(DX*2), Z24
+	VFMADD231PS  Z24, Z22, Z10
+	VFMADD231PS  Y24, Y23, Y11
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z24, Z22, Z12
+	VFMADD231PS  Y24, Y23, Y13
+	VBROADCASTSS (R11)(DX*1), Z24
+	VFMADD231PS  Z24, Z22, Z14
+	VFMADD231PS  Y24, Y23, Y15
+	VBROADCASTSS (R11)(DX*2), Z24
+	VFMADD231PS  Z24, Z22, Z16
+	VFMADD231PS  Y24, Y23, Y17
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z24, Z22, Z18
+	VFMADD231PS  Y24, Y23, Y19
+	VBROADCASTSS (R12)(DX*1), Z24
+	VFMADD231PS  Z24, Z22, Z20
+	VFMADD231PS  Y24, Y23, Y21
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+	ADDQ         SI, R8
+	VADDPS       (R8), Y19, Y19
+	ADDQ         SI, R8
+	VADDPS       (R8), Y21, Y21
+
+alone:
+	VBROADCASTSS 96(AX), Z22
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z22, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z22, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z22, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z22, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z22, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z22, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z22, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z22, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z22, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z22, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z22, Z20
+	VMOVUPS      Z20, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y22, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y22, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y22, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y22, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y22, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y22, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y22, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y22, Y15
+	VMOVUPS      Y15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y17, Y22, Y17
+	VMOVUPS      Y17, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y19, Y22, Y19
+	VMOVUPS      Y19, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y21, Y22, Y21
+	VMOVUPS      Y21, (DI)
+	IMUL3Q       $0x0b, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0b, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock3x12AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock3x12AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Y1
+	VMOVAPS Z0, Z2
+	VMOVAPS Y1, Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Y1, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Y1, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Y1, Y9
+	VMOVAPS Z0, Z10
+	VMOVAPS Y1, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Y1, Y13
+	VMOVAPS Z0, Z14
+	VMOVAPS Y1, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Y1, Y17
+	VMOVAPS Z0, Z18
+	VMOVAPS Y1, Y19
+	VMOVAPS Z0, Z20
+	VMOVAPS Y1, Y21
+	VMOVAPS Z0, Z22
+	VMOVAPS Y1, Y23
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Z24
+	VMOVUPS      64(DI), Y25
+	VBROADCASTSS (R9), Z26
+	VFMADD231PS  Z26, Z24, Z0
+	VFMADD231PS  Y26, Y25, Y1
+	VBROADCASTSS (R9)(DX*1), Z26
+	VFMADD231PS  Z26, Z24, Z2
+	VFMADD231PS  Y26, Y25, Y3
+	VBROADCASTSS (R9)(DX*2), Z26
+	VFMADD231PS  Z26, Z24, Z4
+	VFMADD231PS  Y26, Y25, Y5
+	VBROADCASTSS (R10), Z26
+	VFMADD231PS  Z26, Z24, Z6
+	VFMADD231PS  Y26, Y25, Y7
+	VBROADCASTSS (R10)(DX*1), Z26
+	VFMADD231PS  Z26, Z24, Z8
+	VFMADD231PS  Y26, Y25, Y9
+	VBROADCASTSS (R10)(DX*2), Z26
+	VFMADD231PS  Z26, Z24, Z10
+	VFMADD231PS  Y26, Y25, Y11
+	VBROADCASTSS (R11), Z26
+	VFMADD231PS  Z26, Z24, Z12
+	VFMADD231PS  Y26, Y25, Y13
+	VBROADCASTSS (R11)(DX*1), Z26
+	VFMADD231PS  Z26, Z24, Z14
+	VFMADD231PS  Y26, Y25, Y15
+	VBROADCASTSS (R11)(DX*2), Z26
+	VFMADD231PS  Z26, Z24, Z16
+	VFMADD231PS  Y26, Y25, Y17
+	VBROADCASTSS (R12), Z26
+	VFMADD231PS  Z26, Z24, Z18
+	VFMADD231PS  Y26, Y25, Y19
+	VBROADCASTSS (R12)(DX*1), Z26
+	VFMADD231PS  Z26, Z24, Z20
+	VFMADD231PS  Y26, Y25, Y21
+	VBROADCASTSS (R12)(DX*2), Z26
+	VFMADD231PS  Z26, Z24, Z22
+	VFMADD231PS  Y26, Y25, Y23
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000060, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
+	ADDQ         SI, R9
+	VADDPS       (R9), Z22, Z22
+	LEAQ         (R8)(DI*1), R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y13, Y13
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+	ADDQ         SI, R8
+	VADDPS       (R8), Y19, Y19
+	ADDQ         SI, R8
+	VADDPS       (R8), Y21, Y21
+	ADDQ         SI, R8
+	VADDPS       (R8), Y23, Y23
+
+alone:
+	VBROADCASTSS 96(AX), Z24
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z24, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z2, Z24, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z24, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z24, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z24, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z24, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z24, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z24, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z24, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z24, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z24, Z20
+	VMOVUPS      Z20, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z22, Z24, Z22
+	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), DI
+	VMAXPS       Y1, Y24, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y24, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y24, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y24, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y24, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y24, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y24, Y13
+	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y24, Y15
+	VMOVUPS      Y15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y17, Y24, Y17
+	VMOVUPS      Y17, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y19, Y24, Y19
+	VMOVUPS      Y19, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y21, Y24, Y21
+	VMOVUPS      Y21, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y23, Y24, Y23
+	VMOVUPS      Y23, (DI)
+	IMUL3Q       $0x0c, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0c, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock4x1AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x1AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1842,9 +5425,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x2AVX512(a *byte)
+// func convBlock4x2AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x2AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -1924,9 +5507,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x3AVX512(a *byte)
+// func convBlock4x3AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x3AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x3AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2021,9 +5604,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x4AVX512(a *byte)
+// func convBlock4x4AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x4AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2134,9 +5717,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x5AVX512(a *byte)
+// func convBlock4x5AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x5AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x5AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2262,9 +5845,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x6AVX512(a *byte)
+// func convBlock4x6AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x6AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x6AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2405,9 +5988,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x7AVX512(a *byte)
+// func convBlock4x7AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x7AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x7AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2564,9 +6147,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x8AVX512(a *byte)
+// func convBlock4x8AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x8AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x8AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2738,9 +6321,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x9AVX512(a *byte)
+// func convBlock4x9AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x9AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x9AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -2927,9 +6510,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x10AVX512(a *byte)
+// func convBlock4x10AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x10AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x10AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3132,9 +6715,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x11AVX512(a *byte)
+// func convBlock4x11AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x11AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x11AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3352,9 +6935,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock2x12AVX512(a *byte)
+// func convBlock4x12AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock2x12AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock4x12AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3587,9 +7170,1248 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x1AVX512(a *byte)
+// func convBlock5x1AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x1AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Y2
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z3
+	VMOVUPS      64(SI), Z4
+	VMOVUPS      128(SI), Y5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z6, Z4, Z1
+	VFMADD231PS  Y6, Y5, Y2
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000a0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+
+alone:
+	VBROADCASTSS 96(AX), Z3
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      Z1, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      Y2, (DI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x2AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x2AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VMOVUPS      128(SI), Y8
+	VBROADCASTSS (R8), Z9
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z9, Z7, Z1
+	VFMADD231PS  Y9, Y8, Y2
+	VBROADCASTSS (R8)(DX*1), Z9
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z9, Z7, Z4
+	VFMADD231PS  Y9, Y8, Y5
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000a0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z3, Z3
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	ADDQ         BX, R8
+	VADDPS       (R8), Z4, Z4
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         BX, DI
+	VADDPS       (DI), Y5, Y5
+
+alone:
+	VBROADCASTSS 96(AX), Z6
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z6, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z3, Z6, Z3
+	VMOVUPS      Z3, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z6, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z4, Z6, Z4
+	VMOVUPS      Z4, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y6, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      Y5, (DI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x3AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x3AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z9
+	VMOVUPS      64(SI), Z10
+	VMOVUPS      128(SI), Y11
+	VBROADCASTSS (R8), Z12
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z12, Z10, Z1
+	VFMADD231PS  Y12, Y11, Y2
+	VBROADCASTSS (R8)(DX*1), Z12
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z12, Z10, Z4
+	VFMADD231PS  Y12, Y11, Y5
+	VBROADCASTSS (R8)(DX*2), Z12
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z12, Z10, Z7
+	VFMADD231PS  Y12, Y11, Y8
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000a0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z3, Z3
+	ADDQ         BX, R8
+	VADDPS       (R8), Z6, Z6
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	ADDQ         BX, R8
+	VADDPS       (R8), Z4, Z4
+	ADDQ         BX, R8
+	VADDPS       (R8), Z7, Z7
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         BX, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         BX, DI
+	VADDPS       (DI), Y8, Y8
+
+alone:
+	VBROADCASTSS 96(AX), Z9
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z9, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z3, Z9, Z3
+	VMOVUPS      Z3, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z9, Z6
+	VMOVUPS      Z6, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z9, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z4, Z9, Z4
+	VMOVUPS      Z4, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z7, Z9, Z7
+	VMOVUPS      Z7, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y9, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y5, Y9, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y8, Y9, Y8
+	VMOVUPS      Y8, (DI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x4AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x4AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z0, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Y2, Y11
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z12
+	VMOVUPS      64(DI), Z13
+	VMOVUPS      128(DI), Y14
+	VBROADCASTSS (R9), Z15
+	VFMADD231PS  Z15, Z12, Z0
+	VFMADD231PS  Z15, Z13, Z1
+	VFMADD231PS  Y15, Y14, Y2
+	VBROADCASTSS (R9)(DX*1), Z15
+	VFMADD231PS  Z15, Z12, Z3
+	VFMADD231PS  Z15, Z13, Z4
+	VFMADD231PS  Y15, Y14, Y5
+	VBROADCASTSS (R9)(DX*2), Z15
+	VFMADD231PS  Z15, Z12, Z6
+	VFMADD231PS  Z15, Z13, Z7
+	VFMADD231PS  Y15, Y14, Y8
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z15, Z12, Z9
+	VFMADD231PS  Z15, Z13, Z10
+	VFMADD231PS  Y15, Y14, Y11
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000a0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z3, Z3
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z7, Z7
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y2, Y2
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y8, Y8
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+
+alone:
+	VBROADCASTSS 96(AX), Z12
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z12, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z3, Z12, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z12, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z12, Z9
+	VMOVUPS      Z9, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z12, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z12, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z12, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z12, Z10
+	VMOVUPS      Z10, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VMAXPS       Y2, Y12, Y2
+	VMOVUPS      Y2, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y12, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y12, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y12, Y11
+	VMOVUPS      Y11, (R8)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x5AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x5AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z0, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Y2, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z15
+	VMOVUPS      64(DI), Z16
+	VMOVUPS      128(DI), Y17
+	VBROADCASTSS (R9), Z18
+	VFMADD231PS  Z18, Z15, Z0
+	VFMADD231PS  Z18, Z16, Z1
+	VFMADD231PS  Y18, Y17, Y2
+	VBROADCASTSS (R9)(DX*1), Z18
+	VFMADD231PS  Z18, Z15, Z3
+	VFMADD231PS  Z18, Z16, Z4
+	VFMADD231PS  Y18, Y17, Y5
+	VBROADCASTSS (R9)(DX*2), Z18
+	VFMADD231PS  Z18, Z15, Z6
+	VFMADD231PS  Z18, Z16, Z7
+	VFMADD231PS  Y18, Y17, Y8
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z18, Z15, Z9
+	VFMADD231PS  Z18, Z16, Z10
+	VFMADD231PS  Y18, Y17, Y11
+	VBROADCASTSS (R10)(DX*1), Z18
+	VFMADD231PS  Z18, Z15, Z12
+	VFMADD231PS  Z18, Z16, Z13
+	VFMADD231PS  Y18, Y17, Y14
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000a0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z3, Z3
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z7, Z7
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y2, Y2
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y8, Y8
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y14, Y14
+
+alone:
+	VBROADCASTSS 96(AX), Z15
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z15, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z3, Z15, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z15, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z15, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z15, Z12
+	VMOVUPS      Z12, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z15, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z15, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z15, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z15, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z15, Z13
+	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VMAXPS       Y2, Y15, Y2
+	VMOVUPS      Y2, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y15, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y15, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y15, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y14, Y15, Y14
+	VMOVUPS      Y14, (R8)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x6AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x6AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z0, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Y2, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z0, Z15
+	VMOVAPS Z1, Z16
+	VMOVAPS Y2, Y17
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z18
+	VMOVUPS      64(DI), Z19
+	VMOVUPS      128(DI), Y20
+	VBROADCASTSS (R9), Z21
+	VFMADD231PS  Z21, Z18, Z0
+	VFMADD231PS  Z21, Z19, Z1
+	VFMADD231PS  Y21, Y20, Y2
+	VBROADCASTSS (R9)(DX*1), Z21
+	VFMADD231PS  Z21, Z18, Z3
+	VFMADD231PS  Z21, Z19, Z4
+	VFMADD231PS  Y21, Y20, Y5
+	VBROADCASTSS (R9)(DX*2), Z21
+	VFMADD231PS  Z21, Z18, Z6
+	VFMADD231PS  Z21, Z19, Z7
+	VFMADD231PS  Y21, Y20, Y8
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z21, Z18, Z9
+	VFMADD231PS  Z21, Z19, Z10
+	VFMADD231PS  Y21, Y20, Y11
+	VBROADCASTSS (R10)(DX*1), Z21
+	VFMADD231PS  Z21, Z18, Z12
+	VFMADD231PS  Z21, Z19, Z13
+	VFMADD231PS  Y21, Y20, Y14
+	VBROADCASTSS (R10)(DX*2), Z21
+	VFMADD231PS  Z21, Z18, Z15
+	VFMADD231PS  Z21, Z19, Z16
+	VFMADD231PS  Y21, Y20, Y17
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000a0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z3, Z3
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z15, Z15
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z7, Z7
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y2, Y2
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y8, Y8
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y14, Y14
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+
+alone:
+	VBROADCASTSS 96(AX), Z18
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z18, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z3, Z18, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z18, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z18, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z18, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z18, Z15
+	VMOVUPS      Z15, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z18, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z18, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z18, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z18, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z18, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z18, Z16
+	VMOVUPS      Z16, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VMAXPS       Y2, Y18, Y2
+	VMOVUPS      Y2, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y18, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y18, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y18, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y14, Y18, Y14
+	VMOVUPS      Y14, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y17, Y18, Y17
+	VMOVUPS      Y17, (R8)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x7AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x7AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z0, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Y2, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z0, Z15
+	VMOVAPS Z1, Z16
+	VMOVAPS Y2, Y17
+	VMOVAPS Z0, Z18
+	VMOVAPS Z1, Z19
+	VMOVAPS Y2, Y20
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Z22
+	VMOVUPS      128(DI), Y23
+	VBROADCASTSS (R9), Z24
+	VFMADD231PS  Z24, Z21, Z0
+	VFMADD231PS  Z24, Z22, Z1
+	VFMADD231PS  Y24, Y23, Y2
+	VBROADCASTSS (R9)(DX*1), Z24
+	VFMADD231PS  Z24, Z21, Z3
+	VFMADD231PS  Z24, Z22, Z4
+	VFMADD231PS  Y24, Y23, Y5
+	VBROADCASTSS (R9)(DX*2), Z24
+	VFMADD231PS  Z24, Z21, Z6
+	VFMADD231PS  Z24, Z22, Z7
+	VFMADD231PS  Y24, Y23, Y8
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z24, Z21, Z9
+	VFMADD231PS  Z24, Z22, Z10
+	VFMADD231PS  Y24, Y23, Y11
+	VBROADCASTSS (R10)(DX*1), Z24
+	VFMADD231PS  Z24, Z21, Z12
+	VFMADD231PS  Z24, Z22, Z13
+	VFMADD231PS  Y24, Y23, Y14
+	VBROADCASTSS (R10)(DX*2), Z24
+	VFMADD231PS  Z24, Z21, Z15
+	VFMADD231PS  Z24, Z22, Z16
+	VFMADD231PS  Y24, Y23, Y17
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z24, Z21, Z18
+	VFMADD231PS  Z24, Z22, Z19
+	VFMADD231PS  Y24, Y23, Y20
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000a0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z3, Z3
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z15, Z15
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z7, Z7
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z19, Z19
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y2, Y2
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y8, Y8
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y14, Y14
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+	ADDQ         SI, R8
+	VADDPS       (R8), Y20, Y20
+
+alone:
+	VBROADCASTSS 96(AX), Z21
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z21, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z3, Z21, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z21, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z21, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z21, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z21, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z21, Z18
+	VMOVUPS      Z18, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z21, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z21, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z21, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z21, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z21, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z21, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z21, Z19
+	VMOVUPS      Z19, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VMAXPS       Y2, Y21, Y2
+	VMOVUPS      Y2, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y21, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y21, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y21, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y14, Y21, Y14
+	VMOVUPS      Y14, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y17, Y21, Y17
+	VMOVUPS      Y17, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y20, Y21, Y20
+	VMOVUPS      Y20, (R8)
+	IMUL3Q       $0x07, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x07, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock5x8AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock5x8AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Y2
+	VMOVAPS Z0, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Y2, Y5
+	VMOVAPS Z0, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z0, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Y2, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z0, Z15
+	VMOVAPS Z1, Z16
+	VMOVAPS Y2, Y17
+	VMOVAPS Z0, Z18
+	VMOVAPS Z1, Z19
+	VMOVAPS Y2, Y20
+	VMOVAPS Z0, Z21
+	VMOVAPS Z1, Z22
+	VMOVAPS Y2, Y23
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Z24
+	VMOVUPS      64(DI), Z25
+	VMOVUPS      128(DI), Y26
+	VBROADCASTSS (R9), Z27
+	VFMADD231PS  Z27, Z24, Z0
+	VFMADD231PS  Z27, Z25, Z1
+	VFMADD231PS  Y27, Y26, Y2
+	VBROADCASTSS (R9)(DX*1), Z27
+	VFMADD231PS  Z27, Z24, Z3
+	VFMADD231PS  Z27, Z25, Z4
+	VFMADD231PS  Y27, Y26, Y5
+	VBROADCASTSS (R9)(DX*2), Z27
+	VFMADD231PS  Z27, Z24, Z6
+	VFMADD231PS  Z27, Z25, Z7
+	VFMADD231PS  Y27, Y26, Y8
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z27, Z24, Z9
+	VFMADD231PS  Z27, Z25, Z10
+	VFMADD231PS  Y27, Y26, Y11
+	VBROADCASTSS (R10)(DX*1), Z27
+	VFMADD231PS  Z27, Z24, Z12
+	VFMADD231PS  Z27, Z25, Z13
+	VFMADD231PS  Y27, Y26, Y14
+	VBROADCASTSS (R10)(DX*2), Z27
+	VFMADD231PS  Z27, Z24, Z15
+	VFMADD231PS  Z27, Z25, Z16
+	VFMADD231PS  Y27, Y26, Y17
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z27, Z24, Z18
+	VFMADD231PS  Z27, Z25, Z19
+	VFMADD231PS  Y27, Y26, Y20
+	VBROADCASTSS (R11)(DX*1), Z27
+	VFMADD231PS  Z27, Z24, Z21
+	VFMADD231PS  Z27, Z25, Z22
+	VFMADD231PS  Y27, Y26, Y23
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000a0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z3, Z3
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z15, Z15
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	ADDQ         SI, R9
+	VADDPS       (R9), Z21, Z21
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z7, Z7
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z19, Z19
+	ADDQ         SI, R9
+	VADDPS       (R9), Z22, Z22
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y2, Y2
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y8, Y8
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y14, Y14
+	ADDQ         SI, R8
+	VADDPS       (R8), Y17, Y17
+	ADDQ         SI, R8
+	VADDPS       (R8), Y20, Y20
+	ADDQ         SI, R8
+	VADDPS       (R8), Y23, Y23
+
+alone:
+	VBROADCASTSS 96(AX), Z24
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z24, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z3, Z24, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z24, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z24, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z24, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z24, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z24, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z21, Z24, Z21
+	VMOVUPS      Z21, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z24, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z24, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z24, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z24, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z24, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z24, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z24, Z19
+	VMOVUPS      Z19, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z22, Z24, Z22
+	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	VMAXPS       Y2, Y24, Y2
+	VMOVUPS      Y2, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y24, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y24, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y24, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y14, Y24, Y14
+	VMOVUPS      Y14, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y17, Y24, Y17
+	VMOVUPS      Y17, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y20, Y24, Y20
+	VMOVUPS      Y20, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y23, Y24, Y23
+	VMOVUPS      Y23, (R8)
+	IMUL3Q       $0x08, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x08, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock6x1AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x1AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3664,9 +8486,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x2AVX512(a *byte)
+// func convBlock6x2AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x2AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3763,9 +8585,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x3AVX512(a *byte)
+// func convBlock6x3AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x3AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x3AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -3884,9 +8706,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x4AVX512(a *byte)
+// func convBlock6x4AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x4AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4028,9 +8850,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x5AVX512(a *byte)
+// func convBlock6x5AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x5AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x5AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4194,9 +9016,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x6AVX512(a *byte)
+// func convBlock6x6AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x6AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x6AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4382,9 +9204,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x7AVX512(a *byte)
+// func convBlock6x7AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x7AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x7AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4593,9 +9415,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock3x8AVX512(a *byte)
+// func convBlock6x8AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock3x8AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock6x8AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4826,9 +9648,981 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x1AVX512(a *byte)
+// func convBlock7x1AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x1AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Y3
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VMOVUPS      128(SI), Z6
+	VMOVUPS      192(SI), Y7
+	VBROADCASTSS (R8), Z8
+	VFMADD231PS  Z8, Z4, Z0
+	VFMADD231PS  Z8, Z5, Z1
+	VFMADD231PS  Z8, Z6, Z2
+	VFMADD231PS  Y8, Y7, Y3
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000e0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VADDPS       (R8), Z2, Z2
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+
+alone:
+	VBROADCASTSS 96(AX), Z4
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z4, Z0
+	VMOVUPS      Z0, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z4, Z1
+	VMOVUPS      Z1, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z2, Z4, Z2
+	VMOVUPS      Z2, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      Y3, (DI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock7x2AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x2AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
+	VMOVAPS Y3, Y7
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z8
+	VMOVUPS      64(SI), Z9
+	VMOVUPS      128(SI), Z10
+	VMOVUPS      192(SI), Y11
+	VBROADCASTSS (R8), Z12
+	VFMADD231PS  Z12, Z8, Z0
+	VFMADD231PS  Z12, Z9, Z1
+	VFMADD231PS  Z12, Z10, Z2
+	VFMADD231PS  Y12, Y11, Y3
+	VBROADCASTSS (R8)(DX*1), Z12
+	VFMADD231PS  Z12, Z8, Z4
+	VFMADD231PS  Z12, Z9, Z5
+	VFMADD231PS  Z12, Z10, Z6
+	VFMADD231PS  Y12, Y11, Y7
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000e0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z4, Z4
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z6, Z6
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         BX, DI
+	VADDPS       (DI), Y7, Y7
+
+alone:
+	VBROADCASTSS 96(AX), Z8
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z8, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z4, Z8, Z4
+	VMOVUPS      Z4, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z8, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z8, Z5
+	VMOVUPS      Z5, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z2, Z8, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z8, Z6
+	VMOVUPS      Z6, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y8, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y7, Y8, Y7
+	VMOVUPS      Y7, (DI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock7x3AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x3AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Z0
+	VMOVUPS 64(R8), Z1
+	VMOVUPS 128(R8), Z2
+	VMOVUPS 192(R8), Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
+	VMOVAPS Y3, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z2, Z10
+	VMOVAPS Y3, Y11
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VMOVUPS      128(SI), Z14
+	VMOVUPS      192(SI), Y15
+	VBROADCASTSS (R8), Z16
+	VFMADD231PS  Z16, Z12, Z0
+	VFMADD231PS  Z16, Z13, Z1
+	VFMADD231PS  Z16, Z14, Z2
+	VFMADD231PS  Y16, Y15, Y3
+	VBROADCASTSS (R8)(DX*1), Z16
+	VFMADD231PS  Z16, Z12, Z4
+	VFMADD231PS  Z16, Z13, Z5
+	VFMADD231PS  Z16, Z14, Z6
+	VFMADD231PS  Y16, Y15, Y7
+	VBROADCASTSS (R8)(DX*2), Z16
+	VFMADD231PS  Z16, Z12, Z8
+	VFMADD231PS  Z16, Z13, Z9
+	VFMADD231PS  Z16, Z14, Z10
+	VFMADD231PS  Y16, Y15, Y11
+	ADDQ         $0x04, BX
+	ADDQ         $0x000000e0, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Z0, Z0
+	ADDQ         BX, R8
+	VADDPS       (R8), Z4, Z4
+	ADDQ         BX, R8
+	VADDPS       (R8), Z8, Z8
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z1, Z1
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
+	ADDQ         BX, R8
+	VADDPS       (R8), Z9, Z9
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z6, Z6
+	ADDQ         BX, R8
+	VADDPS       (R8), Z10, Z10
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         BX, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         BX, DI
+	VADDPS       (DI), Y11, Y11
+
+alone:
+	VBROADCASTSS 96(AX), Z12
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z0, Z12, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z4, Z12, Z4
+	VMOVUPS      Z4, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z8, Z12, Z8
+	VMOVUPS      Z8, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z1, Z12, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z12, Z5
+	VMOVUPS      Z5, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z9, Z12, Z9
+	VMOVUPS      Z9, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z2, Z12, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z12, Z6
+	VMOVUPS      Z6, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z10, Z12, Z10
+	VMOVUPS      Z10, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y12, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y7, Y12, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y11, Y12, Y11
+	VMOVUPS      Y11, (DI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock7x4AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x4AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
+	VMOVAPS Y3, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z2, Z10
+	VMOVAPS Y3, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z16
+	VMOVUPS      64(DI), Z17
+	VMOVUPS      128(DI), Z18
+	VMOVUPS      192(DI), Y19
+	VBROADCASTSS (R9), Z20
+	VFMADD231PS  Z20, Z16, Z0
+	VFMADD231PS  Z20, Z17, Z1
+	VFMADD231PS  Z20, Z18, Z2
+	VFMADD231PS  Y20, Y19, Y3
+	VBROADCASTSS (R9)(DX*1), Z20
+	VFMADD231PS  Z20, Z16, Z4
+	VFMADD231PS  Z20, Z17, Z5
+	VFMADD231PS  Z20, Z18, Z6
+	VFMADD231PS  Y20, Y19, Y7
+	VBROADCASTSS (R9)(DX*2), Z20
+	VFMADD231PS  Z20, Z16, Z8
+	VFMADD231PS  Z20, Z17, Z9
+	VFMADD231PS  Z20, Z18, Z10
+	VFMADD231PS  Y20, Y19, Y11
+	VBROADCASTSS (R10), Z20
+	VFMADD231PS  Z20, Z16, Z12
+	VFMADD231PS  Z20, Z17, Z13
+	VFMADD231PS  Z20, Z18, Z14
+	VFMADD231PS  Y20, Y19, Y15
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000e0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+
+alone:
+	VBROADCASTSS 96(AX), Z16
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z16, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z16, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z16, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z16, Z12
+	VMOVUPS      Z12, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z16, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z16, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z16, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z16, Z13
+	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z2, Z16, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z16, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z16, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z16, Z14
+	VMOVUPS      Z14, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y3, Y16, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y16, Y7
+	VMOVUPS      Y7, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y16, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y15, Y16, Y15
+	VMOVUPS      Y15, (R8)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock7x5AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x5AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
+	VMOVAPS Y3, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z2, Z10
+	VMOVAPS Y3, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Z1, Z17
+	VMOVAPS Z2, Z18
+	VMOVAPS Y3, Y19
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z20
+	VMOVUPS      64(DI), Z21
+	VMOVUPS      128(DI), Z22
+	VMOVUPS      192(DI), Y23
+	VBROADCASTSS (R9), Z24
+	VFMADD231PS  Z24, Z20, Z0
+	VFMADD231PS  Z24, Z21, Z1
+	VFMADD231PS  Z24, Z22, Z2
+	VFMADD231PS  Y24, Y23, Y3
+	VBROADCASTSS (R9)(DX*1), Z24
+	VFMADD231PS  Z24, Z20, Z4
+	VFMADD231PS  Z24, Z21, Z5
+	VFMADD231PS  Z24, Z22, Z6
+	VFMADD231PS  Y24, Y23, Y7
+	VBROADCASTSS (R9)(DX*2), Z24
+	VFMADD231PS  Z24, Z20, Z8
+	VFMADD231PS  Z24, Z21, Z9
+	VFMADD231PS  Z24, Z22, Z10
+	VFMADD231PS  Y24, Y23, Y11
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z24, Z20, Z12
+	VFMADD231PS  Z24, Z21, Z13
+	VFMADD231PS  Z24, Z22, Z14
+	VFMADD231PS  Y24, Y23, Y15
+	VBROADCASTSS (R10)(DX*1), Z24
+	VFMADD231PS  Z24, Z20, Z16
+	VFMADD231PS  Z24, Z21, Z17
+	VFMADD231PS  Z24, Z22, Z18
+	VFMADD231PS  Y24, Y23, Y19
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000e0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y19, Y19
+
+alone:
+	VBROADCASTSS 96(AX), Z20
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z20, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z20, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z20, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z20, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z20, Z16
+	VMOVUPS      Z16, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z20, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z20, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z20, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z20, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z20, Z17
+	VMOVUPS      Z17, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z2, Z20, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z20, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z20, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z20, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z20, Z18
+	VMOVUPS      Z18, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y3, Y20, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y20, Y7
+	VMOVUPS      Y7, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y20, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y15, Y20, Y15
+	VMOVUPS      Y15, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y19, Y20, Y19
+	VMOVUPS      Y19, (R8)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock7x6AVX512(a *byte)
+// Requires: AVX, AVX512F, FMA3
+TEXT ·convBlock7x6AVX512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Y3
+	VMOVAPS Z0, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
+	VMOVAPS Y3, Y7
+	VMOVAPS Z0, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z2, Z10
+	VMOVAPS Y3, Y11
+	VMOVAPS Z0, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
+	VMOVAPS Z0, Z16
+	VMOVAPS Z1, Z17
+	VMOVAPS Z2, Z18
+	VMOVAPS Y3, Y19
+	VMOVAPS Z0, Z20
+	VMOVAPS Z1, Z21
+	VMOVAPS Z2, Z22
+	VMOVAPS Y3, Y23
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Z24
+	VMOVUPS      64(DI), Z25
+	VMOVUPS      128(DI), Z26
+	VMOVUPS      192(DI), Y27
+	VBROADCASTSS (R9), Z28
+	VFMADD231PS  Z28, Z24, Z0
+	VFMADD231PS  Z28, Z25, Z1
+	VFMADD231PS  Z28, Z26, Z2
+	VFMADD231PS  Y28, Y27, Y3
+	VBROADCASTSS (R9)(DX*1), Z28
+	VFMADD231PS  Z28, Z24, Z4
+	VFMADD231PS  Z28, Z25, Z5
+	VFMADD231PS  Z28, Z26, Z6
+	VFMADD231PS  Y28, Y27, Y7
+	VBROADCASTSS (R9)(DX*2), Z28
+	VFMADD231PS  Z28, Z24, Z8
+	VFMADD231PS  Z28, Z25, Z9
+	VFMADD231PS  Z28, Z26, Z10
+	VFMADD231PS  Y28, Y27, Y11
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z28, Z24, Z12
+	VFMADD231PS  Z28, Z25, Z13
+	VFMADD231PS  Z28, Z26, Z14
+	VFMADD231PS  Y28, Y27, Y15
+	VBROADCASTSS (R10)(DX*1), Z28
+	VFMADD231PS  Z28, Z24, Z16
+	VFMADD231PS  Z28, Z25, Z17
+	VFMADD231PS  Z28, Z26, Z18
+	VFMADD231PS  Y28, Y27, Y19
+	VBROADCASTSS (R10)(DX*2), Z28
+	VFMADD231PS  Z28, Z24, Z20
+	VFMADD231PS  Z28, Z25, Z21
+	VFMADD231PS  Z28, Z26, Z22
+	VFMADD231PS  Y28, Y27, Y23
+	ADDQ         $0x04, SI
+	ADDQ         $0x000000e0, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), R8
+	TESTQ        R8, R8
+	JZ           alone
+	MOVQ         R8, R9
+	VADDPS       (R9), Z0, Z0
+	ADDQ         SI, R9
+	VADDPS       (R9), Z4, Z4
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z12, Z12
+	ADDQ         SI, R9
+	VADDPS       (R9), Z16, Z16
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z1, Z1
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z9, Z9
+	ADDQ         SI, R9
+	VADDPS       (R9), Z13, Z13
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	ADDQ         SI, R9
+	VADDPS       (R9), Z21, Z21
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z6, Z6
+	ADDQ         SI, R9
+	VADDPS       (R9), Z10, Z10
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z18, Z18
+	ADDQ         SI, R9
+	VADDPS       (R9), Z22, Z22
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	ADDQ         SI, R8
+	VADDPS       (R8), Y15, Y15
+	ADDQ         SI, R8
+	VADDPS       (R8), Y19, Y19
+	ADDQ         SI, R8
+	VADDPS       (R8), Y23, Y23
+
+alone:
+	VBROADCASTSS 96(AX), Z24
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z0, Z24, Z0
+	VMOVUPS      Z0, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z4, Z24, Z4
+	VMOVUPS      Z4, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z24, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z12, Z24, Z12
+	VMOVUPS      Z12, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z16, Z24, Z16
+	VMOVUPS      Z16, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z24, Z20
+	VMOVUPS      Z20, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z1, Z24, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z24, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z24, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z24, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z24, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z21, Z24, Z21
+	VMOVUPS      Z21, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z2, Z24, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z24, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z24, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z24, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z24, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z22, Z24, Z22
+	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y3, Y24, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y24, Y7
+	VMOVUPS      Y7, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y24, Y11
+	VMOVUPS      Y11, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y15, Y24, Y15
+	VMOVUPS      Y15, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y19, Y24, Y19
+	VMOVUPS      Y19, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y23, Y24, Y23
+	VMOVUPS      Y23, (R8)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock8x1AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x1AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -4915,9 +10709,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x2AVX512(a *byte)
+// func convBlock8x2AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x2AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -5033,9 +10827,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x3AVX512(a *byte)
+// func convBlock8x3AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x3AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x3AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -5180,9 +10974,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x4AVX512(a *byte)
+// func convBlock8x4AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x4AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -5357,9 +11151,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x5AVX512(a *byte)
+// func convBlock8x5AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x5AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x5AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -5563,9 +11357,9 @@ same:
 	VZEROUPPER
 	RET
 
-// func convBlock4x6AVX512(a *byte)
+// func convBlock8x6AVX512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·convBlock4x6AVX512(SB), NOSPLIT, $0-8
+TEXT ·convBlock8x6AVX512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ 8(AX), CX
 	MOVQ 64(AX), DX
@@ -5865,43 +11659,43 @@ block:
 	VMOVUPS      Z5, (R13)(SI*1)
 	ADDQ         R10, R12
 	VMOVUPS      (R11)(DX*1), Z5
-	VFNMADD231PS (CX)(DX*2), Z1, Z5
 	VMOVUPS      (R11), Z6
+	VFNMADD231PS (CX)(DX*2), Z1, Z5
 	VFNMADD231PS (CX)(DX*1), Z1, Z6
 	VMOVAPS      Z5, Z7
 	VFMADD231PS  Z6, Z3, Z7
 	VFNMADD231PS Z6, Z3, Z5
 	VMOVUPS      64(R11)(DX*1), Z6
-	VFNMADD231PS 64(CX)(DX*2), Z1, Z6
 	VMOVUPS      64(R11), Z8
+	VFNMADD231PS 64(CX)(DX*2), Z1, Z6
 	VFNMADD231PS 64(CX)(DX*1), Z1, Z8
 	VMOVAPS      Z6, Z9
 	VFMADD231PS  Z8, Z3, Z9
 	VFNMADD231PS Z8, Z3, Z6
 	VMOVUPS      128(R11)(DX*1), Z8
-	VFNMADD231PS 128(CX)(DX*2), Z1, Z8
 	VMOVUPS      128(R11), Z10
+	VFNMADD231PS 128(CX)(DX*2), Z1, Z8
 	VFNMADD231PS 128(CX)(DX*1), Z1, Z10
 	VMOVAPS      Z8, Z11
 	VFMADD231PS  Z10, Z3, Z11
 	VFNMADD231PS Z10, Z3, Z8
 	VMOVUPS      192(R11)(DX*1), Z10
-	VFNMADD231PS 192(CX)(DX*2), Z1, Z10
 	VMOVUPS      192(R11), Z12
+	VFNMADD231PS 192(CX)(DX*2), Z1, Z10
 	VFNMADD231PS 192(CX)(DX*1), Z1, Z12
 	VMOVAPS      Z10, Z13
 	VFMADD231PS  Z12, Z3, Z13
 	VFNMADD231PS Z12, Z3, Z10
 	VMOVUPS      256(R11)(DX*1), Z12
-	VFNMADD231PS 256(CX)(DX*2), Z1, Z12
 	VMOVUPS      256(R11), Z14
+	VFNMADD231PS 256(CX)(DX*2), Z1, Z12
 	VFNMADD231PS 256(CX)(DX*1), Z1, Z14
 	VMOVAPS      Z12, Z15
 	VFMADD231PS  Z14, Z3, Z15
 	VFNMADD231PS Z14, Z3, Z12
 	VMOVUPS      320(R11)(DX*1), Z14
-	VFNMADD231PS 320(CX)(DX*2), Z1, Z14
 	VMOVUPS      320(R11), Z16
+	VFNMADD231PS 320(CX)(DX*2), Z1, Z14
 	VFNMADD231PS 320(CX)(DX*1), Z1, Z16
 	VMOVAPS      Z14, Z17
 	VFMADD231PS  Z16, Z3, Z17
@@ -5959,43 +11753,43 @@ block:
 	VMOVUPS      Z5, (R13)(SI*1)
 	ADDQ         R10, R12
 	VMOVUPS      (R11)(DX*1), Z5
-	VFNMADD231PS (CX)(DX*2), Z0, Z5
 	VMOVUPS      (R11), Z6
+	VFNMADD231PS (CX)(DX*2), Z0, Z5
 	VFNMADD231PS (CX)(DX*1), Z0, Z6
 	VMOVAPS      Z5, Z7
 	VFMADD231PS  Z6, Z4, Z7
 	VFNMADD231PS Z6, Z4, Z5
 	VMOVUPS      64(R11)(DX*1), Z6
-	VFNMADD231PS 64(CX)(DX*2), Z0, Z6
 	VMOVUPS      64(R11), Z8
+	VFNMADD231PS 64(CX)(DX*2), Z0, Z6
 	VFNMADD231PS 64(CX)(DX*1), Z0, Z8
 	VMOVAPS      Z6, Z9
 	VFMADD231PS  Z8, Z4, Z9
 	VFNMADD231PS Z8, Z4, Z6
 	VMOVUPS      128(R11)(DX*1), Z8
-	VFNMADD231PS 128(CX)(DX*2), Z0, Z8
 	VMOVUPS      128(R11), Z10
+	VFNMADD231PS 128(CX)(DX*2), Z0, Z8
 	VFNMADD231PS 128(CX)(DX*1), Z0, Z10
 	VMOVAPS      Z8, Z11
 	VFMADD231PS  Z10, Z4, Z11
 	VFNMADD231PS Z10, Z4, Z8
 	VMOVUPS      192(R11)(DX*1), Z10
-	VFNMADD231PS 192(CX)(DX*2), Z0, Z10
 	VMOVUPS      192(R11), Z12
+	VFNMADD231PS 192(CX)(DX*2), Z0, Z10
 	VFNMADD231PS 192(CX)(DX*1), Z0, Z12
 	VMOVAPS      Z10, Z13
 	VFMADD231PS  Z12, Z4, Z13
 	VFNMADD231PS Z12, Z4, Z10
 	VMOVUPS      256(R11)(DX*1), Z12
-	VFNMADD231PS 256(CX)(DX*2), Z0, Z12
 	VMOVUPS      256(R11), Z14
+	VFNMADD231PS 256(CX)(DX*2), Z0, Z12
 	VFNMADD231PS 256(CX)(DX*1), Z0, Z14
 	VMOVAPS      Z12, Z15
 	VFMADD231PS  Z14, Z4, Z15
 	VFNMADD231PS Z14, Z4, Z12
 	VMOVUPS      320(R11)(DX*1), Z14
-	VFNMADD231PS 320(CX)(DX*2), Z0, Z14
 	VMOVUPS      320(R11), Z16
+	VFNMADD231PS 320(CX)(DX*2), Z0, Z14
 	VFNMADD231PS 320(CX)(DX*1), Z0, Z16
 	VMOVAPS      Z14, Z17
 	VFMADD231PS  Z16, Z4, Z17
@@ -6117,6 +11911,1191 @@ GLOBL block3f3504f3<>(SB), RODATA|NOPTR, $4
 
 DATA block3fb504f3<>+0(SB)/4, $0x3fb504f3
 GLOBL block3fb504f3<>(SB), RODATA|NOPTR, $4
+
+// func winogradInHalfAVX512(a *byte)
+// Requires: AVX, FMA3
+TEXT ·winogradInHalfAVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block40200000<>+0(SB), Y2
+	VBROADCASTSS block3f3504f3<>+0(SB), Y3
+	VBROADCASTSS block3fb504f3<>+0(SB), Y4
+	MOVQ         8(AX), CX
+	MOVQ         88(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         56(AX), DI
+	MOVQ         80(AX), AX
+	LEAQ         (DX)(DX*2), R8
+	LEAQ         (SI)(SI*2), R9
+	LEAQ         (R9)(R9*1), R10
+
+block:
+	LEAQ         (CX)(R8*1), R11
+	MOVQ         BX, R12
+	VMOVUPS      (CX), Y5
+	VADDPS       (R11)(DX*1), Y5, Y5
+	VFNMADD231PS (CX)(DX*2), Y2, Y5
+	VMOVUPS      64(CX), Y6
+	VADDPS       64(R11)(DX*1), Y6, Y6
+	VFNMADD231PS 64(CX)(DX*2), Y2, Y6
+	VMOVUPS      128(CX), Y7
+	VADDPS       128(R11)(DX*1), Y7, Y7
+	VFNMADD231PS 128(CX)(DX*2), Y2, Y7
+	VMOVUPS      192(CX), Y8
+	VADDPS       192(R11)(DX*1), Y8, Y8
+	VFNMADD231PS 192(CX)(DX*2), Y2, Y8
+	VMOVUPS      256(CX), Y9
+	VADDPS       256(R11)(DX*1), Y9, Y9
+	VFNMADD231PS 256(CX)(DX*2), Y2, Y9
+	VMOVUPS      320(CX), Y10
+	VADDPS       320(R11)(DX*1), Y10, Y10
+	VFNMADD231PS 320(CX)(DX*2), Y2, Y10
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (R12)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (R12)(SI*1)
+	VMOVUPS      Y5, (R12)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R13)
+	VMOVUPS      Y5, (R13)(SI*1)
+	ADDQ         R10, R12
+	VMOVUPS      (R11)(DX*1), Y5
+	VMOVUPS      (R11), Y6
+	VFNMADD231PS (CX)(DX*2), Y1, Y5
+	VFNMADD231PS (CX)(DX*1), Y1, Y6
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  Y6, Y3, Y7
+	VFNMADD231PS Y6, Y3, Y5
+	VMOVUPS      64(R11)(DX*1), Y6
+	VMOVUPS      64(R11), Y8
+	VFNMADD231PS 64(CX)(DX*2), Y1, Y6
+	VFNMADD231PS 64(CX)(DX*1), Y1, Y8
+	VMOVAPS      Y6, Y9
+	VFMADD231PS  Y8, Y3, Y9
+	VFNMADD231PS Y8, Y3, Y6
+	VMOVUPS      128(R11)(DX*1), Y8
+	VMOVUPS      128(R11), Y10
+	VFNMADD231PS 128(CX)(DX*2), Y1, Y8
+	VFNMADD231PS 128(CX)(DX*1), Y1, Y10
+	VMOVAPS      Y8, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y8
+	VMOVUPS      192(R11)(DX*1), Y10
+	VMOVUPS      192(R11), Y12
+	VFNMADD231PS 192(CX)(DX*2), Y1, Y10
+	VFNMADD231PS 192(CX)(DX*1), Y1, Y12
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  Y12, Y3, Y13
+	VFNMADD231PS Y12, Y3, Y10
+	VMOVUPS      256(R11)(DX*1), Y12
+	VMOVUPS      256(R11), Y14
+	VFNMADD231PS 256(CX)(DX*2), Y1, Y12
+	VFNMADD231PS 256(CX)(DX*1), Y1, Y14
+	VMOVAPS      Y12, Y15
+	VFMADD231PS  Y14, Y3, Y15
+	VFNMADD231PS Y14, Y3, Y12
+	VMOVUPS      320(R11)(DX*1), Y14
+	VMOVUPS      320(R11), Y16
+	VFNMADD231PS 320(CX)(DX*2), Y1, Y14
+	VFNMADD231PS 320(CX)(DX*1), Y1, Y16
+	VMOVAPS      Y14, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y14
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y7, Y15, Y7
+	VFNMADD231PS Y11, Y2, Y7
+	VMOVUPS      Y7, (R12)
+	VADDPS       Y9, Y17, Y7
+	VFNMADD231PS Y13, Y2, Y7
+	VMOVUPS      Y7, (R13)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y1, Y7
+	VMOVAPS      Y13, Y16
+	VFNMADD231PS Y9, Y1, Y16
+	VMOVAPS      Y7, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y7
+	VMOVUPS      Y17, (R12)(SI*1)
+	VMOVUPS      Y7, (R12)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y0, Y7
+	VMOVAPS      Y13, Y11
+	VFNMADD231PS Y9, Y0, Y11
+	VMOVAPS      Y7, Y9
+	VFMADD231PS  Y11, Y4, Y9
+	VFNMADD231PS Y11, Y4, Y7
+	VMOVUPS      Y9, (R13)
+	VMOVUPS      Y7, (R13)(SI*1)
+	ADDQ         R10, R12
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y5, Y12, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R12)
+	VADDPS       Y6, Y14, Y5
+	VFNMADD231PS Y10, Y2, Y5
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y1, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y1, Y7
+	VMOVAPS      Y5, Y9
+	VFMADD231PS  Y7, Y3, Y9
+	VFNMADD231PS Y7, Y3, Y5
+	VMOVUPS      Y9, (R12)(SI*1)
+	VMOVUPS      Y5, (R12)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y0, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R13)
+	VMOVUPS      Y5, (R13)(SI*1)
+	ADDQ         R10, R12
+	VMOVUPS      (R11)(DX*1), Y5
+	VMOVUPS      (R11), Y6
+	VFNMADD231PS (CX)(DX*2), Y0, Y5
+	VFNMADD231PS (CX)(DX*1), Y0, Y6
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  Y6, Y4, Y7
+	VFNMADD231PS Y6, Y4, Y5
+	VMOVUPS      64(R11)(DX*1), Y6
+	VMOVUPS      64(R11), Y8
+	VFNMADD231PS 64(CX)(DX*2), Y0, Y6
+	VFNMADD231PS 64(CX)(DX*1), Y0, Y8
+	VMOVAPS      Y6, Y9
+	VFMADD231PS  Y8, Y4, Y9
+	VFNMADD231PS Y8, Y4, Y6
+	VMOVUPS      128(R11)(DX*1), Y8
+	VMOVUPS      128(R11), Y10
+	VFNMADD231PS 128(CX)(DX*2), Y0, Y8
+	VFNMADD231PS 128(CX)(DX*1), Y0, Y10
+	VMOVAPS      Y8, Y11
+	VFMADD231PS  Y10, Y4, Y11
+	VFNMADD231PS Y10, Y4, Y8
+	VMOVUPS      192(R11)(DX*1), Y10
+	VMOVUPS      192(R11), Y12
+	VFNMADD231PS 192(CX)(DX*2), Y0, Y10
+	VFNMADD231PS 192(CX)(DX*1), Y0, Y12
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  Y12, Y4, Y13
+	VFNMADD231PS Y12, Y4, Y10
+	VMOVUPS      256(R11)(DX*1), Y12
+	VMOVUPS      256(R11), Y14
+	VFNMADD231PS 256(CX)(DX*2), Y0, Y12
+	VFNMADD231PS 256(CX)(DX*1), Y0, Y14
+	VMOVAPS      Y12, Y15
+	VFMADD231PS  Y14, Y4, Y15
+	VFNMADD231PS Y14, Y4, Y12
+	VMOVUPS      320(R11)(DX*1), Y14
+	VMOVUPS      320(R11), Y16
+	VFNMADD231PS 320(CX)(DX*2), Y0, Y14
+	VFNMADD231PS 320(CX)(DX*1), Y0, Y16
+	VMOVAPS      Y14, Y17
+	VFMADD231PS  Y16, Y4, Y17
+	VFNMADD231PS Y16, Y4, Y14
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y7, Y15, Y7
+	VFNMADD231PS Y11, Y2, Y7
+	VMOVUPS      Y7, (R12)
+	VADDPS       Y9, Y17, Y7
+	VFNMADD231PS Y13, Y2, Y7
+	VMOVUPS      Y7, (R13)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y1, Y7
+	VMOVAPS      Y13, Y16
+	VFNMADD231PS Y9, Y1, Y16
+	VMOVAPS      Y7, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y7
+	VMOVUPS      Y17, (R12)(SI*1)
+	VMOVUPS      Y7, (R12)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y0, Y7
+	VMOVAPS      Y13, Y11
+	VFNMADD231PS Y9, Y0, Y11
+	VMOVAPS      Y7, Y9
+	VFMADD231PS  Y11, Y4, Y9
+	VFNMADD231PS Y11, Y4, Y7
+	VMOVUPS      Y9, (R13)
+	VMOVUPS      Y7, (R13)(SI*1)
+	ADDQ         R10, R12
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y5, Y12, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R12)
+	VADDPS       Y6, Y14, Y5
+	VFNMADD231PS Y10, Y2, Y5
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y1, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y1, Y7
+	VMOVAPS      Y5, Y9
+	VFMADD231PS  Y7, Y3, Y9
+	VFNMADD231PS Y7, Y3, Y5
+	VMOVUPS      Y9, (R12)(SI*1)
+	VMOVUPS      Y5, (R12)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y0, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R13)
+	VMOVUPS      Y5, (R13)(SI*1)
+	ADDQ         R10, R12
+	VMOVUPS      (CX)(DX*1), Y5
+	VADDPS       (R11)(DX*2), Y5, Y5
+	VFNMADD231PS (R11), Y2, Y5
+	VMOVUPS      64(CX)(DX*1), Y6
+	VADDPS       64(R11)(DX*2), Y6, Y6
+	VFNMADD231PS 64(R11), Y2, Y6
+	VMOVUPS      128(CX)(DX*1), Y7
+	VADDPS       128(R11)(DX*2), Y7, Y7
+	VFNMADD231PS 128(R11), Y2, Y7
+	VMOVUPS      192(CX)(DX*1), Y8
+	VADDPS       192(R11)(DX*2), Y8, Y8
+	VFNMADD231PS 192(R11), Y2, Y8
+	VMOVUPS      256(CX)(DX*1), Y9
+	VADDPS       256(R11)(DX*2), Y9, Y9
+	VFNMADD231PS 256(R11), Y2, Y9
+	VMOVUPS      320(CX)(DX*1), Y10
+	VADDPS       320(R11)(DX*2), Y10, Y10
+	VFNMADD231PS 320(R11), Y2, Y10
+	LEAQ         (R12)(R9*1), R13
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (R12)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (R12)(SI*1)
+	VMOVUPS      Y5, (R12)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R13)
+	VMOVUPS      Y5, (R13)(SI*1)
+	ADDQ         R10, R12
+	ADDQ         AX, CX
+	ADDQ         $0x40, BX
+	DECQ         DI
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func winogradEdgeAVX512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·winogradEdgeAVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Z0
+	VBROADCASTSS block40000000<>+0(SB), Z1
+	VBROADCASTSS block40200000<>+0(SB), Z2
+	VBROADCASTSS block3f3504f3<>+0(SB), Z3
+	VBROADCASTSS block3fb504f3<>+0(SB), Z4
+	MOVQ         8(AX), CX
+	MOVQ         88(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         56(AX), DI
+	MOVQ         80(AX), R8
+	LEAQ         (DX)(DX*2), R9
+	LEAQ         (SI)(SI*2), R10
+	LEAQ         (R10)(R10*1), R11
+	MOVQ         24(AX), R12
+	MOVQ         48(AX), AX
+	ADDQ         AX, CX
+
+block:
+	LEAQ         (CX)(R9*1), AX
+	MOVQ         BX, R13
+	KMOVW        (R12), K1
+	VMOVUPS.Z    (CX), K1, Z5
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Z6
+	VADDPS       Z6, Z5, Z5
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Z6
+	VFNMADD231PS Z6, Z2, Z5
+	KMOVW        2(R12), K1
+	VMOVUPS.Z    64(CX), K1, Z6
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Z7
+	VADDPS       Z7, Z6, Z6
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Z7
+	VFNMADD231PS Z7, Z2, Z6
+	KMOVW        4(R12), K1
+	VMOVUPS.Z    128(CX), K1, Z7
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Z8
+	VADDPS       Z8, Z7, Z7
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Z8
+	VFNMADD231PS Z8, Z2, Z7
+	KMOVW        6(R12), K1
+	VMOVUPS.Z    192(CX), K1, Z8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Z9
+	VADDPS       Z9, Z8, Z8
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Z9
+	VFNMADD231PS Z9, Z2, Z8
+	KMOVW        8(R12), K1
+	VMOVUPS.Z    256(CX), K1, Z9
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Z10
+	VADDPS       Z10, Z9, Z9
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Z10
+	VFNMADD231PS Z10, Z2, Z9
+	KMOVW        10(R12), K1
+	VMOVUPS.Z    320(CX), K1, Z10
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Z11
+	VADDPS       Z11, Z10, Z10
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Z11
+	VFNMADD231PS Z11, Z2, Z10
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z5, Z9, Z5
+	VFNMADD231PS Z7, Z2, Z5
+	VMOVUPS      Z5, (R13)
+	VADDPS       Z6, Z10, Z5
+	VFNMADD231PS Z8, Z2, Z5
+	VMOVUPS      Z5, (R14)(SI*2)
+	VMOVAPS      Z9, Z5
+	VFNMADD231PS Z7, Z1, Z5
+	VMOVAPS      Z8, Z10
+	VFNMADD231PS Z6, Z1, Z10
+	VMOVAPS      Z5, Z11
+	VFMADD231PS  Z10, Z3, Z11
+	VFNMADD231PS Z10, Z3, Z5
+	VMOVUPS      Z11, (R13)(SI*1)
+	VMOVUPS      Z5, (R13)(SI*2)
+	VMOVAPS      Z9, Z5
+	VFNMADD231PS Z7, Z0, Z5
+	VMOVAPS      Z8, Z7
+	VFNMADD231PS Z6, Z0, Z7
+	VMOVAPS      Z5, Z6
+	VFMADD231PS  Z7, Z4, Z6
+	VFNMADD231PS Z7, Z4, Z5
+	VMOVUPS      Z6, (R14)
+	VMOVUPS      Z5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Z5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Z6
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Z7
+	VFNMADD231PS Z7, Z1, Z5
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Z7
+	VFNMADD231PS Z7, Z1, Z6
+	VMOVAPS      Z5, Z7
+	VFMADD231PS  Z6, Z3, Z7
+	VFNMADD231PS Z6, Z3, Z5
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Z6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Z8
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Z9
+	VFNMADD231PS Z9, Z1, Z6
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Z9
+	VFNMADD231PS Z9, Z1, Z8
+	VMOVAPS      Z6, Z9
+	VFMADD231PS  Z8, Z3, Z9
+	VFNMADD231PS Z8, Z3, Z6
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Z8
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Z10
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Z11
+	VFNMADD231PS Z11, Z1, Z8
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Z11
+	VFNMADD231PS Z11, Z1, Z10
+	VMOVAPS      Z8, Z11
+	VFMADD231PS  Z10, Z3, Z11
+	VFNMADD231PS Z10, Z3, Z8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Z10
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Z12
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Z13
+	VFNMADD231PS Z13, Z1, Z10
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Z13
+	VFNMADD231PS Z13, Z1, Z12
+	VMOVAPS      Z10, Z13
+	VFMADD231PS  Z12, Z3, Z13
+	VFNMADD231PS Z12, Z3, Z10
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Z12
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Z14
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Z15
+	VFNMADD231PS Z15, Z1, Z12
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Z15
+	VFNMADD231PS Z15, Z1, Z14
+	VMOVAPS      Z12, Z15
+	VFMADD231PS  Z14, Z3, Z15
+	VFNMADD231PS Z14, Z3, Z12
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Z14
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Z16
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Z17
+	VFNMADD231PS Z17, Z1, Z14
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Z17
+	VFNMADD231PS Z17, Z1, Z16
+	VMOVAPS      Z14, Z17
+	VFMADD231PS  Z16, Z3, Z17
+	VFNMADD231PS Z16, Z3, Z14
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z7, Z15, Z7
+	VFNMADD231PS Z11, Z2, Z7
+	VMOVUPS      Z7, (R13)
+	VADDPS       Z9, Z17, Z7
+	VFNMADD231PS Z13, Z2, Z7
+	VMOVUPS      Z7, (R14)(SI*2)
+	VMOVAPS      Z15, Z7
+	VFNMADD231PS Z11, Z1, Z7
+	VMOVAPS      Z13, Z16
+	VFNMADD231PS Z9, Z1, Z16
+	VMOVAPS      Z7, Z17
+	VFMADD231PS  Z16, Z3, Z17
+	VFNMADD231PS Z16, Z3, Z7
+	VMOVUPS      Z17, (R13)(SI*1)
+	VMOVUPS      Z7, (R13)(SI*2)
+	VMOVAPS      Z15, Z7
+	VFNMADD231PS Z11, Z0, Z7
+	VMOVAPS      Z13, Z11
+	VFNMADD231PS Z9, Z0, Z11
+	VMOVAPS      Z7, Z9
+	VFMADD231PS  Z11, Z4, Z9
+	VFNMADD231PS Z11, Z4, Z7
+	VMOVUPS      Z9, (R14)
+	VMOVUPS      Z7, (R14)(SI*1)
+	ADDQ         R11, R13
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z5, Z12, Z5
+	VFNMADD231PS Z8, Z2, Z5
+	VMOVUPS      Z5, (R13)
+	VADDPS       Z6, Z14, Z5
+	VFNMADD231PS Z10, Z2, Z5
+	VMOVUPS      Z5, (R14)(SI*2)
+	VMOVAPS      Z12, Z5
+	VFNMADD231PS Z8, Z1, Z5
+	VMOVAPS      Z10, Z7
+	VFNMADD231PS Z6, Z1, Z7
+	VMOVAPS      Z5, Z9
+	VFMADD231PS  Z7, Z3, Z9
+	VFNMADD231PS Z7, Z3, Z5
+	VMOVUPS      Z9, (R13)(SI*1)
+	VMOVUPS      Z5, (R13)(SI*2)
+	VMOVAPS      Z12, Z5
+	VFNMADD231PS Z8, Z0, Z5
+	VMOVAPS      Z10, Z7
+	VFNMADD231PS Z6, Z0, Z7
+	VMOVAPS      Z5, Z6
+	VFMADD231PS  Z7, Z4, Z6
+	VFNMADD231PS Z7, Z4, Z5
+	VMOVUPS      Z6, (R14)
+	VMOVUPS      Z5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Z5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Z6
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Z7
+	VFNMADD231PS Z7, Z0, Z5
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Z7
+	VFNMADD231PS Z7, Z0, Z6
+	VMOVAPS      Z5, Z7
+	VFMADD231PS  Z6, Z4, Z7
+	VFNMADD231PS Z6, Z4, Z5
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Z6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Z8
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Z9
+	VFNMADD231PS Z9, Z0, Z6
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Z9
+	VFNMADD231PS Z9, Z0, Z8
+	VMOVAPS      Z6, Z9
+	VFMADD231PS  Z8, Z4, Z9
+	VFNMADD231PS Z8, Z4, Z6
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Z8
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Z10
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Z11
+	VFNMADD231PS Z11, Z0, Z8
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Z11
+	VFNMADD231PS Z11, Z0, Z10
+	VMOVAPS      Z8, Z11
+	VFMADD231PS  Z10, Z4, Z11
+	VFNMADD231PS Z10, Z4, Z8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Z10
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Z12
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Z13
+	VFNMADD231PS Z13, Z0, Z10
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Z13
+	VFNMADD231PS Z13, Z0, Z12
+	VMOVAPS      Z10, Z13
+	VFMADD231PS  Z12, Z4, Z13
+	VFNMADD231PS Z12, Z4, Z10
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Z12
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Z14
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Z15
+	VFNMADD231PS Z15, Z0, Z12
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Z15
+	VFNMADD231PS Z15, Z0, Z14
+	VMOVAPS      Z12, Z15
+	VFMADD231PS  Z14, Z4, Z15
+	VFNMADD231PS Z14, Z4, Z12
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Z14
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Z16
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Z17
+	VFNMADD231PS Z17, Z0, Z14
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Z17
+	VFNMADD231PS Z17, Z0, Z16
+	VMOVAPS      Z14, Z17
+	VFMADD231PS  Z16, Z4, Z17
+	VFNMADD231PS Z16, Z4, Z14
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z7, Z15, Z7
+	VFNMADD231PS Z11, Z2, Z7
+	VMOVUPS      Z7, (R13)
+	VADDPS       Z9, Z17, Z7
+	VFNMADD231PS Z13, Z2, Z7
+	VMOVUPS      Z7, (R14)(SI*2)
+	VMOVAPS      Z15, Z7
+	VFNMADD231PS Z11, Z1, Z7
+	VMOVAPS      Z13, Z16
+	VFNMADD231PS Z9, Z1, Z16
+	VMOVAPS      Z7, Z17
+	VFMADD231PS  Z16, Z3, Z17
+	VFNMADD231PS Z16, Z3, Z7
+	VMOVUPS      Z17, (R13)(SI*1)
+	VMOVUPS      Z7, (R13)(SI*2)
+	VMOVAPS      Z15, Z7
+	VFNMADD231PS Z11, Z0, Z7
+	VMOVAPS      Z13, Z11
+	VFNMADD231PS Z9, Z0, Z11
+	VMOVAPS      Z7, Z9
+	VFMADD231PS  Z11, Z4, Z9
+	VFNMADD231PS Z11, Z4, Z7
+	VMOVUPS      Z9, (R14)
+	VMOVUPS      Z7, (R14)(SI*1)
+	ADDQ         R11, R13
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z5, Z12, Z5
+	VFNMADD231PS Z8, Z2, Z5
+	VMOVUPS      Z5, (R13)
+	VADDPS       Z6, Z14, Z5
+	VFNMADD231PS Z10, Z2, Z5
+	VMOVUPS      Z5, (R14)(SI*2)
+	VMOVAPS      Z12, Z5
+	VFNMADD231PS Z8, Z1, Z5
+	VMOVAPS      Z10, Z7
+	VFNMADD231PS Z6, Z1, Z7
+	VMOVAPS      Z5, Z9
+	VFMADD231PS  Z7, Z3, Z9
+	VFNMADD231PS Z7, Z3, Z5
+	VMOVUPS      Z9, (R13)(SI*1)
+	VMOVUPS      Z5, (R13)(SI*2)
+	VMOVAPS      Z12, Z5
+	VFNMADD231PS Z8, Z0, Z5
+	VMOVAPS      Z10, Z7
+	VFNMADD231PS Z6, Z0, Z7
+	VMOVAPS      Z5, Z6
+	VFMADD231PS  Z7, Z4, Z6
+	VFNMADD231PS Z7, Z4, Z5
+	VMOVUPS      Z6, (R14)
+	VMOVUPS      Z5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Z5
+	KMOVW        60(R12), K1
+	VMOVUPS.Z    (AX)(DX*2), K1, Z6
+	VADDPS       Z6, Z5, Z5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Z6
+	VFNMADD231PS Z6, Z2, Z5
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Z6
+	KMOVW        62(R12), K1
+	VMOVUPS.Z    64(AX)(DX*2), K1, Z7
+	VADDPS       Z7, Z6, Z6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Z7
+	VFNMADD231PS Z7, Z2, Z6
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Z7
+	KMOVW        64(R12), K1
+	VMOVUPS.Z    128(AX)(DX*2), K1, Z8
+	VADDPS       Z8, Z7, Z7
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Z8
+	VFNMADD231PS Z8, Z2, Z7
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Z8
+	KMOVW        66(R12), K1
+	VMOVUPS.Z    192(AX)(DX*2), K1, Z9
+	VADDPS       Z9, Z8, Z8
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Z9
+	VFNMADD231PS Z9, Z2, Z8
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Z9
+	KMOVW        68(R12), K1
+	VMOVUPS.Z    256(AX)(DX*2), K1, Z10
+	VADDPS       Z10, Z9, Z9
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Z10
+	VFNMADD231PS Z10, Z2, Z9
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Z10
+	KMOVW        70(R12), K1
+	VMOVUPS.Z    320(AX)(DX*2), K1, Z11
+	VADDPS       Z11, Z10, Z10
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Z11
+	VFNMADD231PS Z11, Z2, Z10
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Z5, Z9, Z5
+	VFNMADD231PS Z7, Z2, Z5
+	VMOVUPS      Z5, (R13)
+	VADDPS       Z6, Z10, Z5
+	VFNMADD231PS Z8, Z2, Z5
+	VMOVUPS      Z5, (R14)(SI*2)
+	VMOVAPS      Z9, Z5
+	VFNMADD231PS Z7, Z1, Z5
+	VMOVAPS      Z8, Z10
+	VFNMADD231PS Z6, Z1, Z10
+	VMOVAPS      Z5, Z11
+	VFMADD231PS  Z10, Z3, Z11
+	VFNMADD231PS Z10, Z3, Z5
+	VMOVUPS      Z11, (R13)(SI*1)
+	VMOVUPS      Z5, (R13)(SI*2)
+	VMOVAPS      Z9, Z5
+	VFNMADD231PS Z7, Z0, Z5
+	VMOVAPS      Z8, Z7
+	VFNMADD231PS Z6, Z0, Z7
+	VMOVAPS      Z5, Z6
+	VFMADD231PS  Z7, Z4, Z6
+	VFNMADD231PS Z7, Z4, Z5
+	VMOVUPS      Z6, (R14)
+	VMOVUPS      Z5, (R14)(SI*1)
+	ADDQ         R11, R13
+	ADDQ         R8, CX
+	ADDQ         $0x40, BX
+	DECQ         DI
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func winogradEdgeHalfAVX512(a *byte)
+// Requires: AVX, AVX512F, AVX512VL, FMA3
+TEXT ·winogradEdgeHalfAVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block40200000<>+0(SB), Y2
+	VBROADCASTSS block3f3504f3<>+0(SB), Y3
+	VBROADCASTSS block3fb504f3<>+0(SB), Y4
+	MOVQ         8(AX), CX
+	MOVQ         88(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         56(AX), DI
+	MOVQ         80(AX), R8
+	LEAQ         (DX)(DX*2), R9
+	LEAQ         (SI)(SI*2), R10
+	LEAQ         (R10)(R10*1), R11
+	MOVQ         24(AX), R12
+	MOVQ         48(AX), AX
+	ADDQ         AX, CX
+
+block:
+	LEAQ         (CX)(R9*1), AX
+	MOVQ         BX, R13
+	KMOVW        (R12), K1
+	VMOVUPS.Z    (CX), K1, Y5
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Y6
+	VADDPS       Y6, Y5, Y5
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Y6
+	VFNMADD231PS Y6, Y2, Y5
+	KMOVW        2(R12), K1
+	VMOVUPS.Z    64(CX), K1, Y6
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Y7
+	VADDPS       Y7, Y6, Y6
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Y7
+	VFNMADD231PS Y7, Y2, Y6
+	KMOVW        4(R12), K1
+	VMOVUPS.Z    128(CX), K1, Y7
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Y8
+	VADDPS       Y8, Y7, Y7
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Y8
+	VFNMADD231PS Y8, Y2, Y7
+	KMOVW        6(R12), K1
+	VMOVUPS.Z    192(CX), K1, Y8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Y9
+	VADDPS       Y9, Y8, Y8
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Y9
+	VFNMADD231PS Y9, Y2, Y8
+	KMOVW        8(R12), K1
+	VMOVUPS.Z    256(CX), K1, Y9
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Y10
+	VADDPS       Y10, Y9, Y9
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Y10
+	VFNMADD231PS Y10, Y2, Y9
+	KMOVW        10(R12), K1
+	VMOVUPS.Z    320(CX), K1, Y10
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Y11
+	VADDPS       Y11, Y10, Y10
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Y11
+	VFNMADD231PS Y11, Y2, Y10
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (R13)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R14)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (R13)(SI*1)
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R14)
+	VMOVUPS      Y5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Y5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Y6
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Y7
+	VFNMADD231PS Y7, Y1, Y5
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Y7
+	VFNMADD231PS Y7, Y1, Y6
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  Y6, Y3, Y7
+	VFNMADD231PS Y6, Y3, Y5
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Y6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Y8
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Y9
+	VFNMADD231PS Y9, Y1, Y6
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Y9
+	VFNMADD231PS Y9, Y1, Y8
+	VMOVAPS      Y6, Y9
+	VFMADD231PS  Y8, Y3, Y9
+	VFNMADD231PS Y8, Y3, Y6
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Y8
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Y10
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Y11
+	VFNMADD231PS Y11, Y1, Y8
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Y11
+	VFNMADD231PS Y11, Y1, Y10
+	VMOVAPS      Y8, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Y10
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Y12
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Y13
+	VFNMADD231PS Y13, Y1, Y10
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Y13
+	VFNMADD231PS Y13, Y1, Y12
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  Y12, Y3, Y13
+	VFNMADD231PS Y12, Y3, Y10
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Y12
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Y14
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Y15
+	VFNMADD231PS Y15, Y1, Y12
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Y15
+	VFNMADD231PS Y15, Y1, Y14
+	VMOVAPS      Y12, Y15
+	VFMADD231PS  Y14, Y3, Y15
+	VFNMADD231PS Y14, Y3, Y12
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Y14
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Y16
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Y17
+	VFNMADD231PS Y17, Y1, Y14
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Y17
+	VFNMADD231PS Y17, Y1, Y16
+	VMOVAPS      Y14, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y14
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y7, Y15, Y7
+	VFNMADD231PS Y11, Y2, Y7
+	VMOVUPS      Y7, (R13)
+	VADDPS       Y9, Y17, Y7
+	VFNMADD231PS Y13, Y2, Y7
+	VMOVUPS      Y7, (R14)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y1, Y7
+	VMOVAPS      Y13, Y16
+	VFNMADD231PS Y9, Y1, Y16
+	VMOVAPS      Y7, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y7
+	VMOVUPS      Y17, (R13)(SI*1)
+	VMOVUPS      Y7, (R13)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y0, Y7
+	VMOVAPS      Y13, Y11
+	VFNMADD231PS Y9, Y0, Y11
+	VMOVAPS      Y7, Y9
+	VFMADD231PS  Y11, Y4, Y9
+	VFNMADD231PS Y11, Y4, Y7
+	VMOVUPS      Y9, (R14)
+	VMOVUPS      Y7, (R14)(SI*1)
+	ADDQ         R11, R13
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y5, Y12, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R13)
+	VADDPS       Y6, Y14, Y5
+	VFNMADD231PS Y10, Y2, Y5
+	VMOVUPS      Y5, (R14)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y1, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y1, Y7
+	VMOVAPS      Y5, Y9
+	VFMADD231PS  Y7, Y3, Y9
+	VFNMADD231PS Y7, Y3, Y5
+	VMOVUPS      Y9, (R13)(SI*1)
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y0, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R14)
+	VMOVUPS      Y5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        48(R12), K1
+	VMOVUPS.Z    (AX)(DX*1), K1, Y5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Y6
+	KMOVW        24(R12), K1
+	VMOVUPS.Z    (CX)(DX*2), K1, Y7
+	VFNMADD231PS Y7, Y0, Y5
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Y7
+	VFNMADD231PS Y7, Y0, Y6
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  Y6, Y4, Y7
+	VFNMADD231PS Y6, Y4, Y5
+	KMOVW        50(R12), K1
+	VMOVUPS.Z    64(AX)(DX*1), K1, Y6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Y8
+	KMOVW        26(R12), K1
+	VMOVUPS.Z    64(CX)(DX*2), K1, Y9
+	VFNMADD231PS Y9, Y0, Y6
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Y9
+	VFNMADD231PS Y9, Y0, Y8
+	VMOVAPS      Y6, Y9
+	VFMADD231PS  Y8, Y4, Y9
+	VFNMADD231PS Y8, Y4, Y6
+	KMOVW        52(R12), K1
+	VMOVUPS.Z    128(AX)(DX*1), K1, Y8
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Y10
+	KMOVW        28(R12), K1
+	VMOVUPS.Z    128(CX)(DX*2), K1, Y11
+	VFNMADD231PS Y11, Y0, Y8
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Y11
+	VFNMADD231PS Y11, Y0, Y10
+	VMOVAPS      Y8, Y11
+	VFMADD231PS  Y10, Y4, Y11
+	VFNMADD231PS Y10, Y4, Y8
+	KMOVW        54(R12), K1
+	VMOVUPS.Z    192(AX)(DX*1), K1, Y10
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Y12
+	KMOVW        30(R12), K1
+	VMOVUPS.Z    192(CX)(DX*2), K1, Y13
+	VFNMADD231PS Y13, Y0, Y10
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Y13
+	VFNMADD231PS Y13, Y0, Y12
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  Y12, Y4, Y13
+	VFNMADD231PS Y12, Y4, Y10
+	KMOVW        56(R12), K1
+	VMOVUPS.Z    256(AX)(DX*1), K1, Y12
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Y14
+	KMOVW        32(R12), K1
+	VMOVUPS.Z    256(CX)(DX*2), K1, Y15
+	VFNMADD231PS Y15, Y0, Y12
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Y15
+	VFNMADD231PS Y15, Y0, Y14
+	VMOVAPS      Y12, Y15
+	VFMADD231PS  Y14, Y4, Y15
+	VFNMADD231PS Y14, Y4, Y12
+	KMOVW        58(R12), K1
+	VMOVUPS.Z    320(AX)(DX*1), K1, Y14
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Y16
+	KMOVW        34(R12), K1
+	VMOVUPS.Z    320(CX)(DX*2), K1, Y17
+	VFNMADD231PS Y17, Y0, Y14
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Y17
+	VFNMADD231PS Y17, Y0, Y16
+	VMOVAPS      Y14, Y17
+	VFMADD231PS  Y16, Y4, Y17
+	VFNMADD231PS Y16, Y4, Y14
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y7, Y15, Y7
+	VFNMADD231PS Y11, Y2, Y7
+	VMOVUPS      Y7, (R13)
+	VADDPS       Y9, Y17, Y7
+	VFNMADD231PS Y13, Y2, Y7
+	VMOVUPS      Y7, (R14)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y1, Y7
+	VMOVAPS      Y13, Y16
+	VFNMADD231PS Y9, Y1, Y16
+	VMOVAPS      Y7, Y17
+	VFMADD231PS  Y16, Y3, Y17
+	VFNMADD231PS Y16, Y3, Y7
+	VMOVUPS      Y17, (R13)(SI*1)
+	VMOVUPS      Y7, (R13)(SI*2)
+	VMOVAPS      Y15, Y7
+	VFNMADD231PS Y11, Y0, Y7
+	VMOVAPS      Y13, Y11
+	VFNMADD231PS Y9, Y0, Y11
+	VMOVAPS      Y7, Y9
+	VFMADD231PS  Y11, Y4, Y9
+	VFNMADD231PS Y11, Y4, Y7
+	VMOVUPS      Y9, (R14)
+	VMOVUPS      Y7, (R14)(SI*1)
+	ADDQ         R11, R13
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y5, Y12, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R13)
+	VADDPS       Y6, Y14, Y5
+	VFNMADD231PS Y10, Y2, Y5
+	VMOVUPS      Y5, (R14)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y1, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y1, Y7
+	VMOVAPS      Y5, Y9
+	VFMADD231PS  Y7, Y3, Y9
+	VFNMADD231PS Y7, Y3, Y5
+	VMOVUPS      Y9, (R13)(SI*1)
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y12, Y5
+	VFNMADD231PS Y8, Y0, Y5
+	VMOVAPS      Y10, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R14)
+	VMOVUPS      Y5, (R14)(SI*1)
+	ADDQ         R11, R13
+	KMOVW        12(R12), K1
+	VMOVUPS.Z    (CX)(DX*1), K1, Y5
+	KMOVW        60(R12), K1
+	VMOVUPS.Z    (AX)(DX*2), K1, Y6
+	VADDPS       Y6, Y5, Y5
+	KMOVW        36(R12), K1
+	VMOVUPS.Z    (AX), K1, Y6
+	VFNMADD231PS Y6, Y2, Y5
+	KMOVW        14(R12), K1
+	VMOVUPS.Z    64(CX)(DX*1), K1, Y6
+	KMOVW        62(R12), K1
+	VMOVUPS.Z    64(AX)(DX*2), K1, Y7
+	VADDPS       Y7, Y6, Y6
+	KMOVW        38(R12), K1
+	VMOVUPS.Z    64(AX), K1, Y7
+	VFNMADD231PS Y7, Y2, Y6
+	KMOVW        16(R12), K1
+	VMOVUPS.Z    128(CX)(DX*1), K1, Y7
+	KMOVW        64(R12), K1
+	VMOVUPS.Z    128(AX)(DX*2), K1, Y8
+	VADDPS       Y8, Y7, Y7
+	KMOVW        40(R12), K1
+	VMOVUPS.Z    128(AX), K1, Y8
+	VFNMADD231PS Y8, Y2, Y7
+	KMOVW        18(R12), K1
+	VMOVUPS.Z    192(CX)(DX*1), K1, Y8
+	KMOVW        66(R12), K1
+	VMOVUPS.Z    192(AX)(DX*2), K1, Y9
+	VADDPS       Y9, Y8, Y8
+	KMOVW        42(R12), K1
+	VMOVUPS.Z    192(AX), K1, Y9
+	VFNMADD231PS Y9, Y2, Y8
+	KMOVW        20(R12), K1
+	VMOVUPS.Z    256(CX)(DX*1), K1, Y9
+	KMOVW        68(R12), K1
+	VMOVUPS.Z    256(AX)(DX*2), K1, Y10
+	VADDPS       Y10, Y9, Y9
+	KMOVW        44(R12), K1
+	VMOVUPS.Z    256(AX), K1, Y10
+	VFNMADD231PS Y10, Y2, Y9
+	KMOVW        22(R12), K1
+	VMOVUPS.Z    320(CX)(DX*1), K1, Y10
+	KMOVW        70(R12), K1
+	VMOVUPS.Z    320(AX)(DX*2), K1, Y11
+	VADDPS       Y11, Y10, Y10
+	KMOVW        46(R12), K1
+	VMOVUPS.Z    320(AX), K1, Y11
+	VFNMADD231PS Y11, Y2, Y10
+	LEAQ         (R13)(R10*1), R14
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (R13)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (R14)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (R13)(SI*1)
+	VMOVUPS      Y5, (R13)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (R14)
+	VMOVUPS      Y5, (R14)(SI*1)
+	ADDQ         R11, R13
+	ADDQ         R8, CX
+	ADDQ         $0x40, BX
+	DECQ         DI
+	JNZ          block
+	VZEROUPPER
+	RET
 
 // func winogradOutAVX512(a *byte)
 // Requires: AVX, AVX512F
@@ -6432,6 +13411,315 @@ GLOBL block3eb504f3<>(SB), RODATA|NOPTR, $4
 
 DATA block403504f3<>+0(SB)/4, $0x403504f3
 GLOBL block403504f3<>(SB), RODATA|NOPTR, $4
+
+// func winogradOutHalfAVX512(a *byte)
+// Requires: AVX, FMA3
+TEXT ·winogradOutHalfAVX512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block3f3504f3<>+0(SB), Y2
+	VBROADCASTSS block3fb504f3<>+0(SB), Y3
+	VBROADCASTSS block3eb504f3<>+0(SB), Y4
+	VBROADCASTSS block403504f3<>+0(SB), Y5
+	VBROADCASTSS 96(AX), Y6
+	MOVQ         8(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         88(AX), SI
+	MOVQ         32(AX), DI
+	MOVQ         40(AX), R8
+	MOVQ         56(AX), R9
+	MOVQ         80(AX), AX
+	LEAQ         (DX)(DX*2), R10
+	LEAQ         (R10)(R10*1), R10
+
+block:
+	VMOVUPS     (DI), Y7
+	MOVQ        CX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(R10*2), Y9
+	VADDPS      (R12)(R10*1), Y8, Y8
+	VADDPS      (R13), Y9, Y9
+	VMULPS      Y8, Y0, Y10
+	VFMADD231PS Y9, Y1, Y10
+	VADDPS      Y9, Y8, Y8
+	VADDPS      (R11), Y8, Y8
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y9
+	VMOVUPS     (R12)(R10*2), Y11
+	VADDPS      (R12)(R10*1), Y9, Y9
+	VADDPS      (R13), Y11, Y11
+	VMULPS      Y9, Y0, Y12
+	VFMADD231PS Y11, Y1, Y12
+	VADDPS      Y11, Y9, Y9
+	VADDPS      (R11), Y9, Y9
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y11
+	VMOVUPS     (R12)(R10*2), Y13
+	VADDPS      (R12)(R10*1), Y11, Y11
+	VADDPS      (R13), Y13, Y13
+	VMULPS      Y11, Y0, Y14
+	VFMADD231PS Y13, Y1, Y14
+	VADDPS      Y13, Y11, Y11
+	VADDPS      (R11), Y11, Y11
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y13
+	VMOVUPS     (R12)(R10*2), Y15
+	VADDPS      (R12)(R10*1), Y13, Y13
+	VADDPS      (R13), Y15, Y15
+	VMULPS      Y13, Y0, Y16
+	VFMADD231PS Y15, Y1, Y16
+	VADDPS      Y15, Y13, Y13
+	VADDPS      (R11), Y13, Y13
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y15
+	VMOVUPS     (R12)(R10*2), Y17
+	VADDPS      (R12)(R10*1), Y15, Y15
+	VADDPS      (R13), Y17, Y17
+	VMULPS      Y15, Y0, Y18
+	VFMADD231PS Y17, Y1, Y18
+	VADDPS      Y17, Y15, Y15
+	VADDPS      (R11), Y15, Y15
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y17
+	VMOVUPS     (R12)(R10*2), Y19
+	VADDPS      (R12)(R10*1), Y17, Y17
+	VADDPS      (R13), Y19, Y19
+	VMULPS      Y17, Y0, Y20
+	VFMADD231PS Y19, Y1, Y20
+	VADDPS      Y19, Y17, Y17
+	VADDPS      (R11), Y17, Y17
+	VADDPS      Y11, Y9, Y19
+	VADDPS      Y15, Y13, Y21
+	VSUBPS      Y11, Y9, Y9
+	VSUBPS      Y15, Y13, Y13
+	VMULPS      Y19, Y0, Y11
+	VFMADD231PS Y21, Y1, Y11
+	VADDPS      Y21, Y19, Y19
+	VADDPS      Y8, Y19, Y19
+	VMULPS      Y9, Y2, Y8
+	VFMADD231PS Y13, Y3, Y8
+	VMULPS      Y9, Y4, Y9
+	VFMADD231PS Y13, Y5, Y9
+	VADDPS      Y17, Y9, Y9
+	VADDPS      Y7, Y19, Y19
+	VADDPS      Y7, Y8, Y8
+	VADDPS      Y7, Y11, Y11
+	VADDPS      Y7, Y9, Y9
+	TESTQ       R8, R8
+	JZ          alone0
+	VADDPS      (R8), Y19, Y19
+	VADDPS      64(R8), Y8, Y8
+	VADDPS      128(R8), Y11, Y11
+	VADDPS      192(R8), Y9, Y9
+
+alone0:
+	VMAXPS      Y19, Y6, Y19
+	VMOVUPS     Y19, (BX)
+	VMAXPS      Y8, Y6, Y8
+	VMOVUPS     Y8, 64(BX)
+	VMAXPS      Y11, Y6, Y11
+	VMOVUPS     Y11, 128(BX)
+	VMAXPS      Y9, Y6, Y9
+	VMOVUPS     Y9, 192(BX)
+	VADDPS      Y14, Y12, Y8
+	VADDPS      Y18, Y16, Y9
+	VSUBPS      Y14, Y12, Y12
+	VSUBPS      Y18, Y16, Y16
+	VMULPS      Y8, Y0, Y11
+	VFMADD231PS Y9, Y1, Y11
+	VADDPS      Y9, Y8, Y8
+	VADDPS      Y10, Y8, Y8
+	VMULPS      Y12, Y2, Y9
+	VFMADD231PS Y16, Y3, Y9
+	VMULPS      Y12, Y4, Y12
+	VFMADD231PS Y16, Y5, Y12
+	VADDPS      Y20, Y12, Y12
+	VADDPS      Y7, Y8, Y8
+	VADDPS      Y7, Y9, Y9
+	VADDPS      Y7, Y11, Y11
+	VADDPS      Y7, Y12, Y12
+	TESTQ       R8, R8
+	JZ          alone2
+	VADDPS      (R8)(SI*2), Y8, Y8
+	VADDPS      64(R8)(SI*2), Y9, Y9
+	VADDPS      128(R8)(SI*2), Y11, Y11
+	VADDPS      192(R8)(SI*2), Y12, Y12
+
+alone2:
+	VMAXPS      Y8, Y6, Y8
+	VMOVUPS     Y8, (BX)(SI*2)
+	VMAXPS      Y9, Y6, Y9
+	VMOVUPS     Y9, 64(BX)(SI*2)
+	VMAXPS      Y11, Y6, Y11
+	VMOVUPS     Y11, 128(BX)(SI*2)
+	VMAXPS      Y12, Y6, Y12
+	VMOVUPS     Y12, 192(BX)(SI*2)
+	MOVQ        CX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(R10*2), Y9
+	VSUBPS      (R12)(R10*1), Y8, Y8
+	VSUBPS      (R13), Y9, Y9
+	VMULPS      Y8, Y2, Y10
+	VFMADD231PS Y9, Y3, Y10
+	VMULPS      Y8, Y4, Y8
+	VFMADD231PS Y9, Y5, Y8
+	VADDPS      (R12)(R10*4), Y8, Y8
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y9
+	VMOVUPS     (R12)(R10*2), Y11
+	VSUBPS      (R12)(R10*1), Y9, Y9
+	VSUBPS      (R13), Y11, Y11
+	VMULPS      Y9, Y2, Y12
+	VFMADD231PS Y11, Y3, Y12
+	VMULPS      Y9, Y4, Y9
+	VFMADD231PS Y11, Y5, Y9
+	VADDPS      (R12)(R10*4), Y9, Y9
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y11
+	VMOVUPS     (R12)(R10*2), Y13
+	VSUBPS      (R12)(R10*1), Y11, Y11
+	VSUBPS      (R13), Y13, Y13
+	VMULPS      Y11, Y2, Y14
+	VFMADD231PS Y13, Y3, Y14
+	VMULPS      Y11, Y4, Y11
+	VFMADD231PS Y13, Y5, Y11
+	VADDPS      (R12)(R10*4), Y11, Y11
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y13
+	VMOVUPS     (R12)(R10*2), Y15
+	VSUBPS      (R12)(R10*1), Y13, Y13
+	VSUBPS      (R13), Y15, Y15
+	VMULPS      Y13, Y2, Y16
+	VFMADD231PS Y15, Y3, Y16
+	VMULPS      Y13, Y4, Y13
+	VFMADD231PS Y15, Y5, Y13
+	VADDPS      (R12)(R10*4), Y13, Y13
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R13
+	VMOVUPS     (R12), Y15
+	VMOVUPS     (R12)(R10*2), Y17
+	VSUBPS      (R12)(R10*1), Y15, Y15
+	VSUBPS      (R13), Y17, Y17
+	VMULPS      Y15, Y2, Y18
+	VFMADD231PS Y17, Y3, Y18
+	VMULPS      Y15, Y4, Y15
+	VFMADD231PS Y17, Y5, Y15
+	VADDPS      (R12)(R10*4), Y15, Y15
+	ADDQ        DX, R11
+	LEAQ        (R11)(R10*1), R12
+	LEAQ        (R11)(R10*4), R11
+	VMOVUPS     (R12), Y17
+	VMOVUPS     (R12)(R10*2), Y19
+	VSUBPS      (R12)(R10*1), Y17, Y17
+	VSUBPS      (R11), Y19, Y19
+	VMULPS      Y17, Y2, Y20
+	VFMADD231PS Y19, Y3, Y20
+	VMULPS      Y17, Y4, Y17
+	VFMADD231PS Y19, Y5, Y17
+	VADDPS      (R12)(R10*4), Y17, Y17
+	VADDPS      Y14, Y12, Y19
+	VADDPS      Y18, Y16, Y21
+	VSUBPS      Y14, Y12, Y12
+	VSUBPS      Y18, Y16, Y16
+	VMULPS      Y19, Y0, Y14
+	VFMADD231PS Y21, Y1, Y14
+	VADDPS      Y21, Y19, Y19
+	VADDPS      Y10, Y19, Y19
+	VMULPS      Y12, Y2, Y10
+	VFMADD231PS Y16, Y3, Y10
+	VMULPS      Y12, Y4, Y12
+	VFMADD231PS Y16, Y5, Y12
+	VADDPS      Y20, Y12, Y12
+	VADDPS      Y7, Y19, Y19
+	VADDPS      Y7, Y10, Y10
+	VADDPS      Y7, Y14, Y14
+	VADDPS      Y7, Y12, Y12
+	TESTQ       R8, R8
+	JZ          alone1
+	VADDPS      (R8)(SI*1), Y19, Y19
+	VADDPS      64(R8)(SI*1), Y10, Y10
+	VADDPS      128(R8)(SI*1), Y14, Y14
+	VADDPS      192(R8)(SI*1), Y12, Y12
+
+alone1:
+	VMAXPS      Y19, Y6, Y19
+	VMOVUPS     Y19, (BX)(SI*1)
+	VMAXPS      Y10, Y6, Y10
+	VMOVUPS     Y10, 64(BX)(SI*1)
+	VMAXPS      Y14, Y6, Y14
+	VMOVUPS     Y14, 128(BX)(SI*1)
+	VMAXPS      Y12, Y6, Y12
+	VMOVUPS     Y12, 192(BX)(SI*1)
+	VADDPS      Y11, Y9, Y10
+	VADDPS      Y15, Y13, Y12
+	VSUBPS      Y11, Y9, Y9
+	VSUBPS      Y15, Y13, Y13
+	VMULPS      Y10, Y0, Y11
+	VFMADD231PS Y12, Y1, Y11
+	VADDPS      Y12, Y10, Y10
+	VADDPS      Y8, Y10, Y10
+	VMULPS      Y9, Y2, Y8
+	VFMADD231PS Y13, Y3, Y8
+	VMULPS      Y9, Y4, Y9
+	VFMADD231PS Y13, Y5, Y9
+	VADDPS      Y17, Y9, Y9
+	VADDPS      Y7, Y10, Y10
+	VADDPS      Y7, Y8, Y8
+	VADDPS      Y7, Y11, Y11
+	VADDPS      Y7, Y9, Y9
+	TESTQ       R8, R8
+	JZ          alone3
+	LEAQ        (R8)(SI*1), R11
+	VADDPS      (R11)(SI*2), Y10, Y10
+	VADDPS      64(R11)(SI*2), Y8, Y8
+	VADDPS      128(R11)(SI*2), Y11, Y11
+	VADDPS      192(R11)(SI*2), Y9, Y9
+
+alone3:
+	LEAQ    (BX)(SI*1), R11
+	VMAXPS  Y10, Y6, Y10
+	VMOVUPS Y10, (R11)(SI*2)
+	VMAXPS  Y8, Y6, Y8
+	VMOVUPS Y8, 64(R11)(SI*2)
+	VMAXPS  Y11, Y6, Y11
+	VMOVUPS Y11, 128(R11)(SI*2)
+	VMAXPS  Y9, Y6, Y9
+	VMOVUPS Y9, 192(R11)(SI*2)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, DI
+	ADDQ    AX, BX
+	TESTQ   R8, R8
+	JZ      same
+	ADDQ    AX, R8
+
+same:
+	DECQ R9
+	JNZ  block
+	VZEROUPPER
+	RET
 
 // func blockMaxAVX512(a *byte)
 // Requires: AVX, AVX512F

@@ -89,6 +89,18 @@ func convBlock2x11AVX512(a *byte)
 func convBlock2x12AVX512(a *byte)
 
 //go:noescape
+func convBlock2x13AVX512(a *byte)
+
+//go:noescape
+func convBlock2x14AVX512(a *byte)
+
+//go:noescape
+func convBlock2x15AVX512(a *byte)
+
+//go:noescape
+func convBlock2x16AVX512(a *byte)
+
+//go:noescape
 func convBlock3x1AVX512(a *byte)
 
 //go:noescape
@@ -113,6 +125,18 @@ func convBlock3x7AVX512(a *byte)
 func convBlock3x8AVX512(a *byte)
 
 //go:noescape
+func convBlock3x9AVX512(a *byte)
+
+//go:noescape
+func convBlock3x10AVX512(a *byte)
+
+//go:noescape
+func convBlock3x11AVX512(a *byte)
+
+//go:noescape
+func convBlock3x12AVX512(a *byte)
+
+//go:noescape
 func convBlock4x1AVX512(a *byte)
 
 //go:noescape
@@ -131,10 +155,124 @@ func convBlock4x5AVX512(a *byte)
 func convBlock4x6AVX512(a *byte)
 
 //go:noescape
+func convBlock4x7AVX512(a *byte)
+
+//go:noescape
+func convBlock4x8AVX512(a *byte)
+
+//go:noescape
+func convBlock4x9AVX512(a *byte)
+
+//go:noescape
+func convBlock4x10AVX512(a *byte)
+
+//go:noescape
+func convBlock4x11AVX512(a *byte)
+
+//go:noescape
+func convBlock4x12AVX512(a *byte)
+
+//go:noescape
+func convBlock5x1AVX512(a *byte)
+
+//go:noescape
+func convBlock5x2AVX512(a *byte)
+
+//go:noescape
+func convBlock5x3AVX512(a *byte)
+
+//go:noescape
+func convBlock5x4AVX512(a *byte)
+
+//go:noescape
+func convBlock5x5AVX512(a *byte)
+
+//go:noescape
+func convBlock5x6AVX512(a *byte)
+
+//go:noescape
+func convBlock5x7AVX512(a *byte)
+
+//go:noescape
+func convBlock5x8AVX512(a *byte)
+
+//go:noescape
+func convBlock6x1AVX512(a *byte)
+
+//go:noescape
+func convBlock6x2AVX512(a *byte)
+
+//go:noescape
+func convBlock6x3AVX512(a *byte)
+
+//go:noescape
+func convBlock6x4AVX512(a *byte)
+
+//go:noescape
+func convBlock6x5AVX512(a *byte)
+
+//go:noescape
+func convBlock6x6AVX512(a *byte)
+
+//go:noescape
+func convBlock6x7AVX512(a *byte)
+
+//go:noescape
+func convBlock6x8AVX512(a *byte)
+
+//go:noescape
+func convBlock7x1AVX512(a *byte)
+
+//go:noescape
+func convBlock7x2AVX512(a *byte)
+
+//go:noescape
+func convBlock7x3AVX512(a *byte)
+
+//go:noescape
+func convBlock7x4AVX512(a *byte)
+
+//go:noescape
+func convBlock7x5AVX512(a *byte)
+
+//go:noescape
+func convBlock7x6AVX512(a *byte)
+
+//go:noescape
+func convBlock8x1AVX512(a *byte)
+
+//go:noescape
+func convBlock8x2AVX512(a *byte)
+
+//go:noescape
+func convBlock8x3AVX512(a *byte)
+
+//go:noescape
+func convBlock8x4AVX512(a *byte)
+
+//go:noescape
+func convBlock8x5AVX512(a *byte)
+
+//go:noescape
+func convBlock8x6AVX512(a *byte)
+
+//go:noescape
 func winogradInAVX512(a *byte)
 
 //go:noescape
+func winogradInHalfAVX512(a *byte)
+
+//go:noescape
+func winogradEdgeAVX512(a *byte)
+
+//go:noescape
+func winogradEdgeHalfAVX512(a *byte)
+
+//go:noescape
 func winogradOutAVX512(a *byte)
+
+//go:noescape
+func winogradOutHalfAVX512(a *byte)
 
 //go:noescape
 func blockMaxAVX512(a *byte)

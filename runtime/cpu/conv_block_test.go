@@ -156,6 +156,12 @@ func TestConvBlock(t *testing.T) {
 			{1, 64, 8, 8, 80, 3, 3, pad(0, 0, 0, 0)},
 			{1, 20, 5, 6, 100, 3, 3, pad(3, 2, 0, 1)},
 			{1, 16, 14, 9, 16, 3, 3, pad(-1, 1, 2, -2)},
+			// Halves of vectors on either side.
+			{2, 8, 9, 7, 8, 3, 3, pad(1, 1, 1, 1)},
+			{1, 24, 13, 8, 24, 3, 3, pad(1, 1, 1, 1)},
+			{3, 40, 6, 6, 56, 3, 3, pad(1, 0, 1, 2)},
+			{1, 22, 10, 11, 101, 3, 3, pad(1, 1, 1, 1)},
+			{1, 8, 12, 9, 24, 3, 3, map[string]model.Attribute{"strides": ints(2, 2), "pads": ints(1, 1, 1, 1)}},
 			{17, 48, 4, 4, 192, 3, 3, map[string]model.Attribute{"auto_pad": {Kind: model.AttrString, S: "SAME_UPPER"}}},
 		} {
 			relu, threads := i%2 == 0, 1+i%2
@@ -168,8 +174,8 @@ func TestConvBlock(t *testing.T) {
 			y = m.conv(x, c.oc, c.kh, c.kw, !relu, sparse.LayoutDense, c.attrs)
 			m.check(threads, fmt.Sprint(isa, " ", c, " blocks"), y)
 		}
-		// Rows of every length: all tiles of pixels, of one to four vectors.
-		for oc := 16; oc <= 64; oc += 16 {
+		// Rows of every length: all tiles of pixels, of half a vector to four.
+		for oc := 8; oc <= 64; oc += 8 {
 			for w := 1; w <= 17; w++ {
 				m := newImages(t, uint64(w), 1, 2, 2, w)
 				m.check(1, fmt.Sprint(isa, " row of ", w), m.conv(0, oc, 1, 2, true, sparse.LayoutDense, pad(0, 1, 0, 0)))

@@ -46,15 +46,20 @@ func winograd(st *runtime.TensorStep) bool {
 // after the other.
 type winogradMap struct {
 	high, wide int       // tiles of an image
+	halves     int       // of vectors of input channels
+	width      int       // output channels of the widest group
 	per        int       // tiles of a part at most
 	off        []int32   // bytes of the channels of a tile
 	none       []float32 // no bias
+
+	edge  []int32                  // of each tile: which of the masks, -1 where all of it lies in the image
+	masks [][winogradPoints]uint16 // a pixel's: 0 outside of the image
 }
 
 // tileBuffer is a worker's.
 type tileBuffer struct {
-	v, m      []float32 // [36][tiles][channels], transformed input and products
-	edge, out []float32 // a tile's input with its padding, and its output
+	v, m []float32 // [36][tiles][channels in halves of vectors], transformed input and products
+	out  []float32 // a tile's output
 }
 
 // winogradWeights: G g G' for every pair of channels, in float64.
@@ -72,7 +77,7 @@ func (s *blockConv) winogradWeights(w []float32) {
 	oc, channels := s.st.Shape[0], s.st.Shape[1]
 	for gi := range s.groups {
 		grp := &s.groups[gi]
-		width := grp.vecs * blockLanes
+		width := grp.width()
 		grp.w = make([]float32, winogradPoints*channels*width)
 		for r := range min(width, oc-grp.at*blockLanes) {
 			for c := range channels {
@@ -100,16 +105,48 @@ const winogradPart = 448 << 10
 func (t *winogradMap) size(s *blockConv, threads int) {
 	w := s.win
 	t.high, t.wide = parts(w.Out[0], winogradTile), parts(w.Out[1], winogradTile)
-	most := 0
-	for _, g := range s.groups {
-		most = max(most, g.vecs)
+	t.halves = channelHalves(s.st.Shape[1])
+	for i := range s.groups {
+		t.width = max(t.width, s.groups[i].width())
 	}
-	t.per = max(1, winogradPart/(4*winogradPoints*blockLanes*(s.cb+most)))
+	t.per = max(1, winogradPart/(4*winogradPoints*(t.halves*halfLanes+t.width)))
 	t.off = make([]int32, s.st.Shape[1])
 	for c := range t.off {
 		t.off[c] = int32(4 * c)
 	}
 	t.none = make([]float32, 4*blockLanes)
+	t.edge, t.masks = make([]int32, t.high*t.wide), nil
+	kinds := map[[4]int]int32{}
+	for i := range t.edge {
+		y0, y1 := tileInside(i/t.wide*winogradTile-w.Before[0], w.In[0])
+		x0, x1 := tileInside(i%t.wide*winogradTile-w.Before[1], w.In[1])
+		kind, ok := kinds[[4]int{y0, y1, x0, x1}]
+		switch {
+		case ok:
+		case y0 == 0 && x0 == 0 && y1 == winogradWindow && x1 == winogradWindow:
+			kind = -1
+		default:
+			kind = int32(len(t.masks))
+			var m [winogradPoints]uint16
+			for y := y0; y < y1; y++ {
+				for x := x0; x < x1; x++ {
+					m[y*winogradWindow+x] = 1<<blockLanes - 1
+				}
+			}
+			t.masks = append(t.masks, m)
+		}
+		kinds[[4]int{y0, y1, x0, x1}] = kind
+		t.edge[i] = kind
+	}
+}
+
+// tileInside is which pixels of a tile that starts at at are among n; 0 and 0: none.
+func tileInside(at, n int) (from, to int) {
+	from, to = max(0, -at), min(winogradWindow, n-at)
+	if from >= to {
+		return 0, 0
+	}
+	return from, to
 }
 
 // winograd deals out the tiles of all images.
@@ -135,16 +172,16 @@ func (j *winogradJob) part(worker, i int) {
 	n := min(j.per, j.tiles-t0)
 	b.tile.grow(s)
 	v := b.tile.input(s, &b.args, t0, n)
-	a, c16 := &b.args, s.cb*blockLanes
+	a, c8 := &b.args, s.tiles.halves*halfLanes
 	for _, g := range s.groups {
-		width := g.vecs * blockLanes
-		ldv, ldm := n*c16+blockLanes, n*width+blockLanes // not a multiple of 4 KiB, where all points would meet in one set of the cache
+		width := g.width()
+		ldv, ldm := n*c8+blockLanes, n*width+blockLanes // not a multiple of 4 KiB, where all points would meet in one set of the cache
 		channels := s.st.Shape[1]
 		for x := range winogradPoints {
 			*a = blockArgs{dst: unsafe.Pointer(&b.tile.m[x*ldm]), src: unsafe.Pointer(&v[x*ldv]), off: unsafe.Pointer(&s.tiles.off[0]),
 				w: unsafe.Pointer(&g.w[x*channels*width]), bias: unsafe.Pointer(&s.tiles.none[0]),
-				n: channels, step: 4 * c16, pix: 4 * width, vec: 4 * blockLanes, floor: float32(math.Inf(-1))}
-			a.pixels(g.vecs, n)
+				n: channels, step: 4 * c8, pix: 4 * width, vec: 4 * blockLanes, floor: float32(math.Inf(-1))}
+			a.pixels(g.halves, n)
 		}
 		b.tile.output(s, a, g, t0, n, ldm)
 	}
@@ -156,13 +193,9 @@ func (b *tileBuffer) grow(s *blockConv) {
 	if b.v != nil {
 		return
 	}
-	most := 0
-	for _, g := range s.groups {
-		most = max(most, g.vecs)
-	}
-	b.v = make([]float32, winogradPoints*(s.tiles.per*s.cb+1)*blockLanes)
-	b.m = make([]float32, winogradPoints*(s.tiles.per*most+1)*blockLanes)
-	b.edge = make([]float32, s.cb*winogradPoints*blockLanes)
+	t := s.tiles
+	b.v = make([]float32, winogradPoints*(t.per*t.halves*halfLanes+blockLanes))
+	b.m = make([]float32, winogradPoints*(t.per*t.width+blockLanes))
 	b.out = make([]float32, 4*winogradTile*winogradTile*blockLanes)
 }
 
@@ -172,32 +205,22 @@ func (b *tileBuffer) input(s *blockConv, a *blockArgs, t0, n int) []float32 {
 	t, w := s.tiles, s.win
 	h, wide := w.In[0], w.In[1]
 	plane := h * wide * blockLanes
-	ld := n*s.cb*blockLanes + blockLanes
+	c8 := t.halves * halfLanes
+	ld := n*c8 + blockLanes
 	for i := range n {
 		image := (t0 + i) / (t.high * t.wide)
 		y := (t0+i)/t.wide%t.high*winogradTile - w.Before[0]
 		x := (t0+i)%t.wide*winogradTile - w.Before[1]
 		src := s.src[image*s.cb*plane:][:s.cb*plane]
-		*a = blockArgs{dst: unsafe.Pointer(&b.v[i*s.cb*blockLanes]), pix: 4 * ld, count: s.cb}
-		if y >= 0 && x >= 0 && y+winogradWindow <= h && x+winogradWindow <= wide {
-			a.src, a.srcStride, a.vec = unsafe.Pointer(&src[(y*wide+x)*blockLanes]), 4*wide*blockLanes, 4*plane
+		*a = blockArgs{dst: unsafe.Pointer(&b.v[i*c8]), pix: 4 * ld}
+		at := (y*wide + x) * blockLanes
+		if e := t.edge[(t0+i)%len(t.edge)]; e >= 0 {
+			a.src, a.n, a.w = unsafe.Pointer(&src[0]), 4*at, unsafe.Pointer(&t.masks[e][0])
 		} else {
-			x0, x1 := min(max(0, -x), winogradWindow), max(0, min(winogradWindow, wide-x))
-			for c := range s.cb {
-				for r := range winogradWindow {
-					row := b.edge[(c*winogradWindow+r)*winogradWindow*blockLanes:][:winogradWindow*blockLanes]
-					if y+r < 0 || y+r >= h || x0 >= x1 {
-						clear(row)
-						continue
-					}
-					clear(row[:x0*blockLanes])
-					copy(row[x0*blockLanes:x1*blockLanes], src[c*plane+((y+r)*wide+x+x0)*blockLanes:])
-					clear(row[x1*blockLanes:])
-				}
-			}
-			a.src, a.srcStride, a.vec = unsafe.Pointer(&b.edge[0]), 4*winogradWindow*blockLanes, 4*winogradPoints*blockLanes
+			a.src = unsafe.Pointer(&src[at])
 		}
-		a.winogradIn()
+		a.srcStride, a.vec = 4*wide*blockLanes, 4*plane
+		a.winogradIn(t.halves)
 	}
 	return b.v
 }
@@ -210,31 +233,64 @@ func (b *tileBuffer) output(s *blockConv, a *blockArgs, g blockGroup, t0, n, ldm
 		image := (t0 + i) / (t.high * t.wide)
 		y, x := (t0+i)/t.wide%t.high*winogradTile, (t0+i)%t.wide*winogradTile
 		at := (image*s.total+s.first+g.at)*plane + (y*ow+x)*blockLanes
-		*a = blockArgs{src: unsafe.Pointer(&b.m[i*g.vecs*blockLanes]), pix: 4 * ldm, bias: unsafe.Pointer(&s.bias[g.at*blockLanes]), count: g.vecs, floor: s.floor}
+		*a = blockArgs{src: unsafe.Pointer(&b.m[i*g.width()]), pix: 4 * ldm, bias: unsafe.Pointer(&s.bias[g.at*blockLanes]), floor: s.floor}
 		h, wide := min(winogradTile, oh-y), min(winogradTile, ow-x)
 		if h == winogradTile && wide == winogradTile {
 			a.dst, a.srcStride, a.vec = unsafe.Pointer(&s.dst[at]), 4*ow*blockLanes, 4*plane
 			if s.res != nil {
 				a.res = unsafe.Pointer(&s.res[at])
 			}
-			a.winogradOut()
+			a.winogradOut(g.halves)
 			continue
 		}
 		const row, tile = winogradTile * blockLanes, winogradTile * winogradTile * blockLanes
 		a.dst, a.srcStride, a.vec = unsafe.Pointer(&b.out[0]), 4*row, 4*tile
 		if s.res != nil {
 			a.res = unsafe.Pointer(&b.out[0])
-			for v := range g.vecs {
+			for v := range parts(g.halves, 2) {
 				for r := range h {
 					copy(b.out[v*tile+r*row:][:wide*blockLanes], s.res[at+v*plane+r*ow*blockLanes:])
 				}
 			}
 		}
-		a.winogradOut()
-		for v := range g.vecs {
+		a.winogradOut(g.halves)
+		for v := range parts(g.halves, 2) {
 			for r := range h {
 				copy(s.dst[at+v*plane+r*ow*blockLanes:][:wide*blockLanes], b.out[v*tile+r*row:])
 			}
 		}
+	}
+}
+
+// winogradIn transforms one tile's input of so many halves of vectors of channels, at
+// the image's edge if there are masks.
+func (a *blockArgs) winogradIn(halves int) {
+	full, half := a.winogradInFull, a.winogradInHalf
+	if a.w != nil {
+		full, half = a.winogradEdgeFull, a.winogradEdgeHalf
+	}
+	if a.count = halves / 2; a.count > 0 {
+		full()
+	}
+	if halves%2 > 0 {
+		a.src, a.dst = unsafe.Add(a.src, halves/2*a.vec), unsafe.Add(a.dst, halves/2*4*blockLanes)
+		a.count = 1
+		half()
+	}
+}
+
+// winogradOut transforms one tile's products.
+func (a *blockArgs) winogradOut(halves int) {
+	if a.count = halves / 2; a.count > 0 {
+		a.winogradOutFull()
+	}
+	if halves%2 > 0 {
+		n := halves / 2
+		a.src, a.bias, a.dst = unsafe.Add(a.src, n*4*blockLanes), unsafe.Add(a.bias, n*4*blockLanes), unsafe.Add(a.dst, n*a.vec)
+		if a.res != nil {
+			a.res = unsafe.Add(a.res, n*a.vec)
+		}
+		a.count = 1
+		a.winogradOutHalf()
 	}
 }

@@ -2,10 +2,14 @@
 // channel blocks: 16 channels of a pixel lie together, in one vector.
 //
 //	convBlock  dst[p, v] = max(bias[v] + sum_k src[off[k] + p*step] * w[k, v] + res[p, v], floor)
-//	           for p pixels (at most 16) and v vectors of output channels, a pixel's
-//	           channels broadcast, count times along the row
+//	           for p pixels (at most 16) and 8v output channels, a pixel's channels
+//	           broadcast, count times along the row; of an odd v the last 8 channels
+//	           are in half a vector
 //	winogradIn    V = B' d B of 6x6 pixels d, a vector of channels at once
+//	winogradEdge  the same, n bytes on from src, of pixels that lie outside of the image or
+//	           not: of one whose mask at w, 36 of 16 bits, is 0 nothing is read
 //	winogradOut   dst = max(A' M A + bias + res, floor): 4x4 pixels
+//	              (all three also for half a vector)
 //	blockMax   dst[p] = max_k src[off[k] + p*step], NaN where one is
 //	blockMean  dst = mean of n vectors, summed in float64
 //	transpose16  [16 rows] of numbers to 16 numbers a row, and back
@@ -30,19 +34,28 @@ const (
 	aAtDst, aAtRes, aLeft             = 104, 112, 120 // a kernel's own
 )
 
-// most is the largest number of pixels at once for 1 to 4 vectors of channels: 16 or
+// most is the largest number of pixels at once for 1 to 4 registers of channels: 16 or
 // 24 sums, the channels' weights and what is broadcast fit 32 registers.
 var most = [5]int{0, 16, 12, 8, 6}
 
+// half is 8 channels: a processor that takes two cycles for a vector of 512 bits takes
+// one for it.
+func half() VecVirtual { return YMM() }
+func full() VecVirtual { return ZMM() }
+
 func main() {
 	ConstraintExpr("amd64")
-	for v := 1; v <= 4; v++ {
-		for p := 1; p <= most[v]; p++ {
-			block(v, p)
+	for halves := 1; halves <= 8; halves++ {
+		for p := 1; p <= most[(halves+1)/2]; p++ {
+			block(halves, p)
 		}
 	}
-	winogradIn()
-	winogradOut()
+	winogradIn("winogradIn", full, false)
+	winogradIn("winogradInHalf", half, false)
+	winogradIn("winogradEdge", full, true)
+	winogradIn("winogradEdgeHalf", half, true)
+	winogradOut("winogradOut", full)
+	winogradOut("winogradOutHalf", half)
 	blockMax()
 	blockMean()
 	transpose16()
@@ -58,10 +71,25 @@ func begin(name string) (arg func(off int) Mem, load func(off int) GPVirtual) {
 	return arg, func(off int) GPVirtual { r := GP64(); MOVQ(arg(off), r); return r }
 }
 
+// sameLanes is as much of x as y has.
+func sameLanes(x, y VecVirtual) Register {
+	if y.Size() == 32 {
+		return x.AsY()
+	}
+	return x
+}
+
 func at(base Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
-func block(v, p int) {
-	arg, load := begin(fmt.Sprintf("convBlock%dx%d", v, p))
+func block(halves, p int) {
+	arg, load := begin(fmt.Sprintf("convBlock%dx%d", halves, p))
+	v := (halves + 1) / 2
+	vector := func(j int) VecVirtual { // of channels 16j and up
+		if 2*j+1 == halves {
+			return half()
+		}
+		return full()
+	}
 	src, step := load(aSrc), load(aStep)
 	// What changes from tile to tile stays in memory: registers are for addresses. It is
 	// a copy, as what points past the end of something is no pointer to Go.
@@ -75,7 +103,7 @@ func block(v, p int) {
 	acc := make([][]VecVirtual, p)
 	for i := range acc {
 		for j := range v {
-			acc[i] = append(acc[i], ZMM())
+			acc[i] = append(acc[i], vector(j))
 			if i == 0 {
 				VMOVUPS(at(bias, 64*j), acc[0][j])
 			} else {
@@ -110,7 +138,7 @@ func block(v, p int) {
 	}
 	ws := make([]VecVirtual, v)
 	for j := range ws {
-		ws[j] = ZMM()
+		ws[j] = vector(j)
 		VMOVUPS(at(w, 64*j), ws[j])
 	}
 	if v == 1 {
@@ -122,12 +150,12 @@ func block(v, p int) {
 		for i := range p {
 			VBROADCASTSS(pixel(i), x[i%2])
 			for j := range v {
-				VFMADD231PS(x[i%2], ws[j], acc[i][j])
+				VFMADD231PS(sameLanes(x[i%2], ws[j]), ws[j], acc[i][j])
 			}
 		}
 	}
 	ADDQ(Imm(4), off)
-	ADDQ(U32(uint32(64*v)), w)
+	ADDQ(U32(uint32(32*halves)), w)
 	DECQ(n)
 	JNZ(LabelRef("step"))
 
@@ -162,7 +190,7 @@ func block(v, p int) {
 	floor := ZMM()
 	VBROADCASTSS(arg(aFloor), floor)
 	each(load(aAtDst), func(m Mem, x VecVirtual) {
-		VMAXPS(x, floor, x) // NaN stays
+		VMAXPS(x, sameLanes(floor, x), x) // NaN stays
 		VMOVUPS(x, m)
 	})
 	// The next p pixels.
@@ -192,30 +220,35 @@ var (
 var constants = map[uint32]Mem{}
 
 // constant is a vector of one number.
-func constant(x float32) VecVirtual {
+func constant(lanes func() VecVirtual, x float32) VecVirtual {
 	bits := math.Float32bits(x)
 	m, ok := constants[bits]
 	if !ok {
 		m = ConstData(fmt.Sprintf("block%08x", bits), U32(bits))
 		constants[bits] = m
 	}
-	z := ZMM()
+	z := lanes()
 	VBROADCASTSS(m, z)
 	return z
 }
 
-func winogradIn() {
-	_, load := begin("winogradIn")
-	half, two, twoHalf, pa, pb := constant(0.5), constant(2), constant(2.5), constant(pointA), constant(pointB)
+func winogradIn(name string, lanes func() VecVirtual, edge bool) {
+	_, load := begin(name)
+	oneHalf, two, twoHalf, pa, pb := constant(lanes, 0.5), constant(lanes, 2), constant(lanes, 2.5), constant(lanes, pointA), constant(lanes, pointB)
 	src, row, dst, xi, count, plane := load(aSrc), load(aSrcRow), load(aDst), load(aPix), load(aCount), load(aVec)
 	row3, xi3, xi6 := GP64(), GP64(), GP64()
 	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
 	LEAQ(Mem{Base: xi, Index: xi, Scale: 2}, xi3)
 	LEAQ(Mem{Base: xi3, Index: xi3, Scale: 1}, xi6)
 	lower := GP64()
+	var masks GPVirtual
+	if edge {
+		masks = load(aW)
+		ADDQ(load(aN), src)
+	}
 	Label("block")
 	LEAQ(Mem{Base: src, Index: row3, Scale: 1}, lower)
-	d := func(i, j int) Mem {
+	d := func(i, j int) Op {
 		m := Mem{Base: src, Disp: 64 * j}
 		if i >= 3 {
 			m.Base = lower
@@ -223,7 +256,23 @@ func winogradIn() {
 		if i%3 > 0 {
 			m.Index, m.Scale = row, uint8(i%3)
 		}
+		if edge {
+			k, x := K(), lanes()
+			KMOVW(Mem{Base: masks, Disp: 2 * (6*i + j)}, k)
+			VMOVUPS_Z(m, k, x)
+			return x
+		}
 		return m
+	}
+	// take is d in a register that may be written to.
+	take := func(i, j int) VecVirtual {
+		m := d(i, j)
+		if edge {
+			return m.(VecVirtual)
+		}
+		x := lanes()
+		VMOVUPS(m, x)
+		return x
 	}
 	// across transforms a row and stores it as row i of V.
 	out, out3 := GP64(), GP64()
@@ -240,16 +289,16 @@ func winogradIn() {
 			}
 			VMOVUPS(v, m)
 		}
-		t := ZMM()
+		t := lanes()
 		VADDPS(x[0], x[4], t)
 		VFNMADD231PS(x[2], twoHalf, t)
 		store(0, t)
-		t = ZMM()
+		t = lanes()
 		VADDPS(x[1], x[5], t)
 		VFNMADD231PS(x[3], twoHalf, t)
 		store(5, t)
-		for k, c := range [][2]VecVirtual{{two, pa}, {half, pb}} {
-			even, odd, plus := ZMM(), ZMM(), ZMM()
+		for k, c := range [][2]VecVirtual{{two, pa}, {oneHalf, pb}} {
+			even, odd, plus := lanes(), lanes(), lanes()
 			VMOVAPS(x[4], even)
 			VFNMADD231PS(x[2], c[0], even)
 			VMOVAPS(x[3], odd)
@@ -267,20 +316,18 @@ func winogradIn() {
 		for j := range 6 {
 			switch i {
 			case 0, 3:
-				t, b := ZMM(), i/3
-				VMOVUPS(d(b, j), t)
+				b := i / 3
+				t := take(b, j)
 				VADDPS(d(b+4, j), t, t)
 				VFNMADD231PS(d(b+2, j), twoHalf, t)
 				x[0] = append(x[0], t)
 			default:
 				c, p := two, pa
 				if i == 2 {
-					c, p = half, pb
+					c, p = oneHalf, pb
 				}
-				even, odd, plus := ZMM(), ZMM(), ZMM()
-				VMOVUPS(d(4, j), even)
+				even, odd, plus := take(4, j), take(3, j), lanes()
 				VFNMADD231PS(d(2, j), c, even)
-				VMOVUPS(d(3, j), odd)
 				VFNMADD231PS(d(1, j), c, odd)
 				VMOVAPS(even, plus)
 				VFMADD231PS(odd, p, plus)
@@ -301,30 +348,30 @@ func winogradIn() {
 	RET()
 }
 
-func winogradOut() {
-	arg, load := begin("winogradOut")
-	half, two, pa, pb, pa3, pb3 := constant(0.5), constant(2), constant(pointA), constant(pointB), constant(pointA/2), constant(2*pointB)
-	floor := ZMM()
+func winogradOut(name string, lanes func() VecVirtual) {
+	arg, load := begin(name)
+	oneHalf, two, pa, pb, pa3, pb3 := constant(lanes, 0.5), constant(lanes, 2), constant(lanes, pointA), constant(lanes, pointB), constant(lanes, pointA/2), constant(lanes, 2*pointB)
+	floor := lanes()
 	VBROADCASTSS(arg(aFloor), floor)
 	src, xi, dst, row, bias, res, count, plane := load(aSrc), load(aPix), load(aDst), load(aSrcRow), load(aBias), load(aRes), load(aCount), load(aVec)
 	xi3, xi6 := GP64(), GP64()
 	LEAQ(Mem{Base: xi, Index: xi, Scale: 2}, xi3)
 	LEAQ(Mem{Base: xi3, Index: xi3, Scale: 1}, xi6)
 	Label("block")
-	b := ZMM()
+	b := lanes()
 	VMOVUPS(at(bias, 0), b)
 	// combine: y0 = x0 + s1 + s2, y2 = s1/2 + 2 s2 of the sums s of x1 + x2 and x3 + x4;
 	// y1 = a d1 + b d2, y3 = a^3 d1 + b^3 d2 + x5 of the differences.
 	even := func(x0 Op, s1, s2 VecVirtual) (y0, y2 VecVirtual) {
-		y2 = ZMM()
-		VMULPS(s1, half, y2)
+		y2 = lanes()
+		VMULPS(s1, oneHalf, y2)
 		VFMADD231PS(s2, two, y2)
 		VADDPS(s2, s1, s1)
 		VADDPS(x0, s1, s1)
 		return s1, y2
 	}
 	odd := func(x5 Op, d1, d2 VecVirtual) (y1, y3 VecVirtual) {
-		y1 = ZMM()
+		y1 = lanes()
 		VMULPS(d1, pa, y1)
 		VFMADD231PS(d2, pb, y1)
 		VMULPS(d1, pa3, d1)
@@ -357,7 +404,7 @@ func winogradOut() {
 			}
 			r4 := GP64()
 			LEAQ(Mem{Base: col, Index: xi6, Scale: 4}, r4) // row 4
-			u, w := ZMM(), ZMM()
+			u, w := lanes(), lanes()
 			VMOVUPS(m(1), u)
 			VMOVUPS(m(3), w)
 			if h == 0 {
@@ -378,7 +425,7 @@ func winogradOut() {
 		for k := range 2 {
 			r := 2*k + h // row of the output
 			x := x[k]
-			s1, s2, d1, d2 := ZMM(), ZMM(), x[1], x[3]
+			s1, s2, d1, d2 := lanes(), lanes(), x[1], x[3]
 			VADDPS(x[2], x[1], s1)
 			VADDPS(x[4], x[3], s2)
 			VSUBPS(x[2], x[1], d1)
@@ -437,7 +484,7 @@ func winogradOut() {
 func blockMax() {
 	_, load := begin("blockMax")
 	dst, src, count, step := load(aDst), load(aSrc), load(aCount), load(aStep)
-	nan := constant(float32(math.NaN()))
+	nan := constant(full, float32(math.NaN()))
 	Label("pixel")
 	off, n := load(aOff), load(aN)
 	acc, p, bad, k := ZMM(), GP64(), K(), K()
