@@ -18,6 +18,10 @@ func hasVNNI() bool {
 // hasVBMI2 reports whether bytes and words can be expanded; a variable for tests.
 var hasVBMI2 = func() bool { return cpu.X86.HasAVX512VBMI2 }
 
+// hasVBMI reports whether bytes can be permuted across a vector and through matrices
+// of bits; a variable for tests.
+var hasVBMI = func() bool { return cpu.X86.HasAVX512VBMI && cpu.X86.HasAVX512GFNI }
+
 // wide reports whether kernels of weight type t run with AVX-512.
 func wide(t sparse.DType) bool {
 	if t.Quantised() {
@@ -58,6 +62,8 @@ var tileKernels = map[tileKey][2]tileKernel{
 func tileFor(k tileKey) (tileKernel, int) {
 	if wide(k.weight) {
 		switch {
+		case k.layout == sparse.LayoutNM24 && k.weight == sparse.Int4 && hasVBMI():
+			return map[int]tileKernel{64: spmmNM24Int4VBMI, 32: spmmNM24Int4Group32VBMI}[k.group], 32
 		case k.layout != sparse.LayoutBitmask:
 		case k.weight == sparse.F16 && hasVBMI2():
 			return bitmaskF16VBMI2, 32

@@ -14,6 +14,9 @@ func spmmNM24Int4AVX512x2(a *byte)
 func spmmNM24Int4AVX512x4(a *byte)
 
 //go:noescape
+func spmmNM24Int4VBMIx1(a *byte)
+
+//go:noescape
 func spmmNM24Int4AVX2x1(a *byte)
 
 //go:noescape
@@ -27,6 +30,9 @@ func spmmNM24Int4Group32AVX512x2(a *byte)
 
 //go:noescape
 func spmmNM24Int4Group32AVX512x4(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32VBMIx1(a *byte)
 
 //go:noescape
 func spmmNM24Int4Group32AVX2x1(a *byte)

@@ -4,6 +4,137 @@
 
 #include "textflag.h"
 
+DATA vbmiTables<>+0(SB)/1, $0x00
+DATA vbmiTables<>+1(SB)/1, $0x04
+DATA vbmiTables<>+2(SB)/1, $0x08
+DATA vbmiTables<>+3(SB)/1, $0x0c
+DATA vbmiTables<>+4(SB)/1, $0x01
+DATA vbmiTables<>+5(SB)/1, $0x05
+DATA vbmiTables<>+6(SB)/1, $0x09
+DATA vbmiTables<>+7(SB)/1, $0x0d
+DATA vbmiTables<>+8(SB)/1, $0x02
+DATA vbmiTables<>+9(SB)/1, $0x06
+DATA vbmiTables<>+10(SB)/1, $0x0a
+DATA vbmiTables<>+11(SB)/1, $0x0e
+DATA vbmiTables<>+12(SB)/1, $0x03
+DATA vbmiTables<>+13(SB)/1, $0x07
+DATA vbmiTables<>+14(SB)/1, $0x0b
+DATA vbmiTables<>+15(SB)/1, $0x0f
+DATA vbmiTables<>+16(SB)/1, $0x10
+DATA vbmiTables<>+17(SB)/1, $0x14
+DATA vbmiTables<>+18(SB)/1, $0x18
+DATA vbmiTables<>+19(SB)/1, $0x1c
+DATA vbmiTables<>+20(SB)/1, $0x11
+DATA vbmiTables<>+21(SB)/1, $0x15
+DATA vbmiTables<>+22(SB)/1, $0x19
+DATA vbmiTables<>+23(SB)/1, $0x1d
+DATA vbmiTables<>+24(SB)/1, $0x12
+DATA vbmiTables<>+25(SB)/1, $0x16
+DATA vbmiTables<>+26(SB)/1, $0x1a
+DATA vbmiTables<>+27(SB)/1, $0x1e
+DATA vbmiTables<>+28(SB)/1, $0x13
+DATA vbmiTables<>+29(SB)/1, $0x17
+DATA vbmiTables<>+30(SB)/1, $0x1b
+DATA vbmiTables<>+31(SB)/1, $0x1f
+DATA vbmiTables<>+32(SB)/1, $0x20
+DATA vbmiTables<>+33(SB)/1, $0x24
+DATA vbmiTables<>+34(SB)/1, $0x28
+DATA vbmiTables<>+35(SB)/1, $0x2c
+DATA vbmiTables<>+36(SB)/1, $0x21
+DATA vbmiTables<>+37(SB)/1, $0x25
+DATA vbmiTables<>+38(SB)/1, $0x29
+DATA vbmiTables<>+39(SB)/1, $0x2d
+DATA vbmiTables<>+40(SB)/1, $0x22
+DATA vbmiTables<>+41(SB)/1, $0x26
+DATA vbmiTables<>+42(SB)/1, $0x2a
+DATA vbmiTables<>+43(SB)/1, $0x2e
+DATA vbmiTables<>+44(SB)/1, $0x23
+DATA vbmiTables<>+45(SB)/1, $0x27
+DATA vbmiTables<>+46(SB)/1, $0x2b
+DATA vbmiTables<>+47(SB)/1, $0x2f
+DATA vbmiTables<>+48(SB)/1, $0x30
+DATA vbmiTables<>+49(SB)/1, $0x34
+DATA vbmiTables<>+50(SB)/1, $0x38
+DATA vbmiTables<>+51(SB)/1, $0x3c
+DATA vbmiTables<>+52(SB)/1, $0x31
+DATA vbmiTables<>+53(SB)/1, $0x35
+DATA vbmiTables<>+54(SB)/1, $0x39
+DATA vbmiTables<>+55(SB)/1, $0x3d
+DATA vbmiTables<>+56(SB)/1, $0x32
+DATA vbmiTables<>+57(SB)/1, $0x36
+DATA vbmiTables<>+58(SB)/1, $0x3a
+DATA vbmiTables<>+59(SB)/1, $0x3e
+DATA vbmiTables<>+60(SB)/1, $0x33
+DATA vbmiTables<>+61(SB)/1, $0x37
+DATA vbmiTables<>+62(SB)/1, $0x3b
+DATA vbmiTables<>+63(SB)/1, $0x3f
+DATA vbmiTables<>+64(SB)/1, $0x00
+DATA vbmiTables<>+65(SB)/1, $0x04
+DATA vbmiTables<>+66(SB)/1, $0x08
+DATA vbmiTables<>+67(SB)/1, $0x0c
+DATA vbmiTables<>+68(SB)/1, $0x10
+DATA vbmiTables<>+69(SB)/1, $0x14
+DATA vbmiTables<>+70(SB)/1, $0x18
+DATA vbmiTables<>+71(SB)/1, $0x1c
+DATA vbmiTables<>+72(SB)/1, $0x20
+DATA vbmiTables<>+73(SB)/1, $0x24
+DATA vbmiTables<>+74(SB)/1, $0x28
+DATA vbmiTables<>+75(SB)/1, $0x2c
+DATA vbmiTables<>+76(SB)/1, $0x30
+DATA vbmiTables<>+77(SB)/1, $0x34
+DATA vbmiTables<>+78(SB)/1, $0x38
+DATA vbmiTables<>+79(SB)/1, $0x3c
+DATA vbmiTables<>+80(SB)/1, $0x01
+DATA vbmiTables<>+81(SB)/1, $0x05
+DATA vbmiTables<>+82(SB)/1, $0x09
+DATA vbmiTables<>+83(SB)/1, $0x0d
+DATA vbmiTables<>+84(SB)/1, $0x11
+DATA vbmiTables<>+85(SB)/1, $0x15
+DATA vbmiTables<>+86(SB)/1, $0x19
+DATA vbmiTables<>+87(SB)/1, $0x1d
+DATA vbmiTables<>+88(SB)/1, $0x21
+DATA vbmiTables<>+89(SB)/1, $0x25
+DATA vbmiTables<>+90(SB)/1, $0x29
+DATA vbmiTables<>+91(SB)/1, $0x2d
+DATA vbmiTables<>+92(SB)/1, $0x31
+DATA vbmiTables<>+93(SB)/1, $0x35
+DATA vbmiTables<>+94(SB)/1, $0x39
+DATA vbmiTables<>+95(SB)/1, $0x3d
+DATA vbmiTables<>+96(SB)/1, $0x02
+DATA vbmiTables<>+97(SB)/1, $0x06
+DATA vbmiTables<>+98(SB)/1, $0x0a
+DATA vbmiTables<>+99(SB)/1, $0x0e
+DATA vbmiTables<>+100(SB)/1, $0x12
+DATA vbmiTables<>+101(SB)/1, $0x16
+DATA vbmiTables<>+102(SB)/1, $0x1a
+DATA vbmiTables<>+103(SB)/1, $0x1e
+DATA vbmiTables<>+104(SB)/1, $0x22
+DATA vbmiTables<>+105(SB)/1, $0x26
+DATA vbmiTables<>+106(SB)/1, $0x2a
+DATA vbmiTables<>+107(SB)/1, $0x2e
+DATA vbmiTables<>+108(SB)/1, $0x32
+DATA vbmiTables<>+109(SB)/1, $0x36
+DATA vbmiTables<>+110(SB)/1, $0x3a
+DATA vbmiTables<>+111(SB)/1, $0x3e
+DATA vbmiTables<>+112(SB)/1, $0x03
+DATA vbmiTables<>+113(SB)/1, $0x07
+DATA vbmiTables<>+114(SB)/1, $0x0b
+DATA vbmiTables<>+115(SB)/1, $0x0f
+DATA vbmiTables<>+116(SB)/1, $0x13
+DATA vbmiTables<>+117(SB)/1, $0x17
+DATA vbmiTables<>+118(SB)/1, $0x1b
+DATA vbmiTables<>+119(SB)/1, $0x1f
+DATA vbmiTables<>+120(SB)/1, $0x23
+DATA vbmiTables<>+121(SB)/1, $0x27
+DATA vbmiTables<>+122(SB)/1, $0x2b
+DATA vbmiTables<>+123(SB)/1, $0x2f
+DATA vbmiTables<>+124(SB)/1, $0x33
+DATA vbmiTables<>+125(SB)/1, $0x37
+DATA vbmiTables<>+126(SB)/1, $0x3b
+DATA vbmiTables<>+127(SB)/1, $0x3f
+DATA vbmiTables<>+128(SB)/8, $0x0000000001020408
+GLOBL vbmiTables<>(SB), RODATA|NOPTR, $136
+
 // func spmmNM24Int4AVX512x1(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·spmmNM24Int4AVX512x1(SB), NOSPLIT, $0-8
@@ -874,6 +1005,204 @@ chunk:
 	ADDQ            $0x00000080, R9
 	DECQ            SI
 	JNZ             block
+	VZEROUPPER
+	RET
+
+// func spmmNM24Int4VBMIx1(a *byte)
+// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI, GFNI
+TEXT ·spmmNM24Int4VBMIx1(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), DX
+	MOVQ         64(AX), BX
+	MOVQ         48(AX), R8
+	MOVL         $0xf0f0f0f0, SI
+	VPBROADCASTD SI, Z2
+	MOVL         $0x80808080, SI
+	VPBROADCASTD SI, Z3
+	MOVL         $0x03030303, SI
+	VPBROADCASTD SI, Z4
+	MOVL         $0x0c0c0c0c, SI
+	VPBROADCASTD SI, Z5
+	MOVL         $0x30303030, SI
+	VPBROADCASTD SI, Z6
+	VPBROADCASTQ vbmiTables<>+128(SB), Z7
+	VMOVUPS      vbmiTables<>+0(SB), Z8
+	VMOVUPS      vbmiTables<>+64(SB), Z9
+	MOVL         $0x04040000, SI
+	VPBROADCASTD SI, Z10
+	MOVL         $0x03030202, SI
+	VPBROADCASTD SI, Z11
+	MOVL         $0x05050404, SI
+	VPBROADCASTD SI, Z12
+	MOVL         $0x1c1c1818, SI
+	VPBROADCASTD SI, Z13
+	MOVL         $0x24242020, SI
+	VPBROADCASTD SI, Z14
+	MOVL         $0x23232222, SI
+	VPBROADCASTD SI, Z15
+	MOVL         $0x0d0d0c0c, SI
+	VPBROADCASTD SI, Z16
+	MOVL         $0x3c3c3838, SI
+	VPBROADCASTD SI, Z17
+
+block:
+	MOVQ   24(AX), SI
+	MOVQ   56(AX), DI
+	MOVQ   32(AX), R9
+	MOVQ   40(AX), R10
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+chunk:
+	VPXORD         (SI), Z3, Z22
+	VPERMB         Z22, Z8, Z23
+	VPERMB         Z22, Z9, Z24
+	VPXORD         Z18, Z18, Z18
+	VPXORD         Z19, Z19, Z19
+	VPXORD         Z20, Z20, Z20
+	VPXORD         Z21, Z21, Z21
+	VMOVUPS        (DX), Z25
+	VMOVUPS        64(DX), Z26
+	VMOVUPS        128(DX), Z27
+	VMOVUPS        192(DX), Z28
+	VMOVUPS        256(DX), Z29
+	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
+	VPANDD         Z2, Z29, Z29
+	VMOVAPS        Z25, Z31
+	VPTERNLOGD     $0xea, Z10, Z4, Z31
+	VPDPBUSD       Z30, Z3, Z20
+	VPERMB         Z22, Z31, Z31
+	VPDPBUSD       Z30, Z31, Z18
+	VMOVAPS        Z25, Z30
+	VPTERNLOGD     $0xea, Z11, Z5, Z30
+	VPDPBUSD       Z29, Z3, Z20
+	VPERMB         Z23, Z30, Z30
+	VPDPBUSD       Z29, Z30, Z18
+	VMOVUPS        320(DX), Z29
+	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
+	VPANDD         Z2, Z29, Z29
+	VMOVAPS        Z26, Z31
+	VPTERNLOGD     $0xea, Z10, Z4, Z31
+	VPDPBUSD       Z30, Z3, Z21
+	VPERMB         Z22, Z31, Z31
+	VPDPBUSD       Z30, Z31, Z19
+	VMOVAPS        Z26, Z30
+	VPTERNLOGD     $0xea, Z11, Z5, Z30
+	VPDPBUSD       Z29, Z3, Z21
+	VPERMB         Z23, Z30, Z30
+	VPDPBUSD       Z29, Z30, Z19
+	VMOVUPS        384(DX), Z29
+	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
+	VPANDD         Z2, Z29, Z29
+	VMOVAPS        Z25, Z31
+	VPTERNLOGD     $0xea, Z12, Z6, Z31
+	VPDPBUSD       Z30, Z3, Z20
+	VPERMB         Z24, Z31, Z31
+	VPDPBUSD       Z30, Z31, Z18
+	VPSRLD         $0x06, Z25, Z25
+	VPTERNLOGD     $0xea, Z13, Z4, Z25
+	VPDPBUSD       Z29, Z3, Z20
+	VPERMB         Z22, Z25, Z25
+	VPDPBUSD       Z29, Z25, Z18
+	VMOVUPS        448(DX), Z25
+	VGF2P8AFFINEQB $0x00, Z7, Z25, Z29
+	VPANDD         Z2, Z25, Z25
+	VMOVAPS        Z26, Z30
+	VPTERNLOGD     $0xea, Z12, Z6, Z30
+	VPDPBUSD       Z29, Z3, Z21
+	VPERMB         Z24, Z30, Z30
+	VPDPBUSD       Z29, Z30, Z19
+	VPSRLD         $0x06, Z26, Z26
+	VPTERNLOGD     $0xea, Z13, Z4, Z26
+	VPDPBUSD       Z25, Z3, Z21
+	VPERMB         Z22, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z19
+	VMOVUPS        512(DX), Z25
+	VGF2P8AFFINEQB $0x00, Z7, Z25, Z26
+	VPANDD         Z2, Z25, Z25
+	VMOVAPS        Z27, Z29
+	VPTERNLOGD     $0xea, Z14, Z4, Z29
+	VPDPBUSD       Z26, Z3, Z20
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z26, Z29, Z18
+	VMOVAPS        Z27, Z26
+	VPTERNLOGD     $0xea, Z15, Z5, Z26
+	VPDPBUSD       Z25, Z3, Z20
+	VPERMB         Z23, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z18
+	VMOVUPS        576(DX), Z25
+	VGF2P8AFFINEQB $0x00, Z7, Z25, Z26
+	VPANDD         Z2, Z25, Z25
+	VMOVAPS        Z28, Z29
+	VPTERNLOGD     $0xea, Z14, Z4, Z29
+	VPDPBUSD       Z26, Z3, Z21
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z26, Z29, Z19
+	VMOVAPS        Z28, Z26
+	VPTERNLOGD     $0xea, Z15, Z5, Z26
+	VPDPBUSD       Z25, Z3, Z21
+	VPERMB         Z23, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z19
+	VMOVUPS        640(DX), Z23
+	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
+	VPANDD         Z2, Z23, Z23
+	VMOVAPS        Z27, Z26
+	VPTERNLOGD     $0xea, Z16, Z6, Z26
+	VPDPBUSD       Z25, Z3, Z20
+	VPERMB         Z24, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z18
+	VPSRLD         $0x06, Z27, Z25
+	VPTERNLOGD     $0xea, Z17, Z4, Z25
+	VPDPBUSD       Z23, Z3, Z20
+	VPERMB         Z22, Z25, Z25
+	VPDPBUSD       Z23, Z25, Z18
+	VMOVUPS        704(DX), Z23
+	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
+	VPANDD         Z2, Z23, Z23
+	VMOVAPS        Z28, Z26
+	VPTERNLOGD     $0xea, Z16, Z6, Z26
+	VPDPBUSD       Z25, Z3, Z21
+	VPERMB         Z24, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z19
+	VPSRLD         $0x06, Z28, Z24
+	VPTERNLOGD     $0xea, Z17, Z4, Z24
+	VPDPBUSD       Z23, Z3, Z21
+	VPERMB         Z22, Z24, Z24
+	VPDPBUSD       Z23, Z24, Z19
+	VPSUBD         Z20, Z18, Z18
+	VPSUBD         Z21, Z19, Z19
+	VCVTPH2PS      768(DX), Z22
+	VCVTPH2PS      800(DX), Z23
+	VBROADCASTSS   (R9), Z24
+	VCVTDQ2PS      Z18, Z18
+	VMULPS         Z22, Z18, Z18
+	VFMADD231PS    Z24, Z18, Z0
+	VCVTDQ2PS      Z19, Z19
+	VMULPS         Z23, Z19, Z19
+	VFMADD231PS    Z24, Z19, Z1
+	ADDQ           $0x00000040, SI
+	ADDQ           $0x00000004, R9
+	ADDQ           $0x00000008, R10
+	ADDQ           $0x00000340, DX
+	DECQ           DI
+	JNZ            chunk
+	MOVL           $0x3d800000, SI
+	VPBROADCASTD   SI, Z22
+	VMULPS         Z22, Z0, Z0
+	VMULPS         Z22, Z1, Z1
+	MOVQ           CX, SI
+	VMOVUPS        (SI), Z22
+	VFMADD231PS    (R8), Z0, Z22
+	VMOVUPS        Z22, (SI)
+	VMOVUPS        64(SI), Z22
+	VFMADD231PS    64(R8), Z1, Z22
+	VMOVUPS        Z22, 64(SI)
+	ADDQ           $0x00000080, CX
+	ADDQ           $0x00000080, R8
+	DECQ           BX
+	JNZ            block
 	VZEROUPPER
 	RET
 
@@ -2381,6 +2710,219 @@ chunk:
 	ADDQ            $0x00000080, R9
 	DECQ            SI
 	JNZ             block
+	VZEROUPPER
+	RET
+
+// func spmmNM24Int4Group32VBMIx1(a *byte)
+// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI, GFNI
+TEXT ·spmmNM24Int4Group32VBMIx1(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), DX
+	MOVQ         64(AX), BX
+	MOVQ         48(AX), R8
+	MOVL         $0xf0f0f0f0, SI
+	VPBROADCASTD SI, Z2
+	MOVL         $0x80808080, SI
+	VPBROADCASTD SI, Z3
+	MOVL         $0x03030303, SI
+	VPBROADCASTD SI, Z4
+	MOVL         $0x0c0c0c0c, SI
+	VPBROADCASTD SI, Z5
+	MOVL         $0x30303030, SI
+	VPBROADCASTD SI, Z6
+	VPBROADCASTQ vbmiTables<>+128(SB), Z7
+	VMOVUPS      vbmiTables<>+0(SB), Z8
+	VMOVUPS      vbmiTables<>+64(SB), Z9
+	MOVL         $0x04040000, SI
+	VPBROADCASTD SI, Z10
+	MOVL         $0x03030202, SI
+	VPBROADCASTD SI, Z11
+	MOVL         $0x05050404, SI
+	VPBROADCASTD SI, Z12
+	MOVL         $0x1c1c1818, SI
+	VPBROADCASTD SI, Z13
+	MOVL         $0x24242020, SI
+	VPBROADCASTD SI, Z14
+	MOVL         $0x23232222, SI
+	VPBROADCASTD SI, Z15
+	MOVL         $0x0d0d0c0c, SI
+	VPBROADCASTD SI, Z16
+	MOVL         $0x3c3c3838, SI
+	VPBROADCASTD SI, Z17
+
+block:
+	MOVQ   24(AX), SI
+	MOVQ   56(AX), DI
+	MOVQ   32(AX), R9
+	MOVQ   40(AX), R10
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+chunk:
+	VPXORD         (SI), Z3, Z22
+	VPERMB         Z22, Z8, Z23
+	VPERMB         Z22, Z9, Z24
+	VPXORD         Z18, Z18, Z18
+	VPXORD         Z19, Z19, Z19
+	VPXORD         Z20, Z20, Z20
+	VPXORD         Z21, Z21, Z21
+	VMOVUPS        (DX), Z25
+	VMOVUPS        64(DX), Z26
+	VMOVUPS        128(DX), Z27
+	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
+	VPANDD         Z2, Z27, Z27
+	VMOVAPS        Z25, Z29
+	VPTERNLOGD     $0xea, Z10, Z4, Z29
+	VPDPBUSD       Z28, Z3, Z20
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z28, Z29, Z18
+	VMOVAPS        Z25, Z28
+	VPTERNLOGD     $0xea, Z11, Z5, Z28
+	VPDPBUSD       Z27, Z3, Z20
+	VPERMB         Z23, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z18
+	VMOVUPS        192(DX), Z27
+	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
+	VPANDD         Z2, Z27, Z27
+	VMOVAPS        Z26, Z29
+	VPTERNLOGD     $0xea, Z10, Z4, Z29
+	VPDPBUSD       Z28, Z3, Z21
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z28, Z29, Z19
+	VMOVAPS        Z26, Z28
+	VPTERNLOGD     $0xea, Z11, Z5, Z28
+	VPDPBUSD       Z27, Z3, Z21
+	VPERMB         Z23, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z19
+	VMOVUPS        256(DX), Z27
+	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
+	VPANDD         Z2, Z27, Z27
+	VMOVAPS        Z25, Z29
+	VPTERNLOGD     $0xea, Z12, Z6, Z29
+	VPDPBUSD       Z28, Z3, Z20
+	VPERMB         Z24, Z29, Z29
+	VPDPBUSD       Z28, Z29, Z18
+	VPSRLD         $0x06, Z25, Z25
+	VPTERNLOGD     $0xea, Z13, Z4, Z25
+	VPDPBUSD       Z27, Z3, Z20
+	VPERMB         Z22, Z25, Z25
+	VPDPBUSD       Z27, Z25, Z18
+	VMOVUPS        320(DX), Z25
+	VGF2P8AFFINEQB $0x00, Z7, Z25, Z27
+	VPANDD         Z2, Z25, Z25
+	VMOVAPS        Z26, Z28
+	VPTERNLOGD     $0xea, Z12, Z6, Z28
+	VPDPBUSD       Z27, Z3, Z21
+	VPERMB         Z24, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z19
+	VPSRLD         $0x06, Z26, Z26
+	VPTERNLOGD     $0xea, Z13, Z4, Z26
+	VPDPBUSD       Z25, Z3, Z21
+	VPERMB         Z22, Z26, Z26
+	VPDPBUSD       Z25, Z26, Z19
+	VPSUBD         Z20, Z18, Z18
+	VPSUBD         Z21, Z19, Z19
+	VCVTPH2PS      384(DX), Z25
+	VCVTPH2PS      416(DX), Z26
+	VBROADCASTSS   (R9), Z27
+	VCVTDQ2PS      Z18, Z18
+	VMULPS         Z25, Z18, Z18
+	VFMADD231PS    Z27, Z18, Z0
+	VCVTDQ2PS      Z19, Z19
+	VMULPS         Z26, Z19, Z19
+	VFMADD231PS    Z27, Z19, Z1
+	VPXORD         Z18, Z18, Z18
+	VPXORD         Z19, Z19, Z19
+	VPXORD         Z20, Z20, Z20
+	VPXORD         Z21, Z21, Z21
+	VMOVUPS        448(DX), Z25
+	VMOVUPS        512(DX), Z26
+	VMOVUPS        576(DX), Z27
+	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
+	VPANDD         Z2, Z27, Z27
+	VMOVAPS        Z25, Z29
+	VPTERNLOGD     $0xea, Z14, Z4, Z29
+	VPDPBUSD       Z28, Z3, Z20
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z28, Z29, Z18
+	VMOVAPS        Z25, Z28
+	VPTERNLOGD     $0xea, Z15, Z5, Z28
+	VPDPBUSD       Z27, Z3, Z20
+	VPERMB         Z23, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z18
+	VMOVUPS        640(DX), Z27
+	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
+	VPANDD         Z2, Z27, Z27
+	VMOVAPS        Z26, Z29
+	VPTERNLOGD     $0xea, Z14, Z4, Z29
+	VPDPBUSD       Z28, Z3, Z21
+	VPERMB         Z22, Z29, Z29
+	VPDPBUSD       Z28, Z29, Z19
+	VMOVAPS        Z26, Z28
+	VPTERNLOGD     $0xea, Z15, Z5, Z28
+	VPDPBUSD       Z27, Z3, Z21
+	VPERMB         Z23, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z19
+	VMOVUPS        704(DX), Z23
+	VGF2P8AFFINEQB $0x00, Z7, Z23, Z27
+	VPANDD         Z2, Z23, Z23
+	VMOVAPS        Z25, Z28
+	VPTERNLOGD     $0xea, Z16, Z6, Z28
+	VPDPBUSD       Z27, Z3, Z20
+	VPERMB         Z24, Z28, Z28
+	VPDPBUSD       Z27, Z28, Z18
+	VPSRLD         $0x06, Z25, Z25
+	VPTERNLOGD     $0xea, Z17, Z4, Z25
+	VPDPBUSD       Z23, Z3, Z20
+	VPERMB         Z22, Z25, Z25
+	VPDPBUSD       Z23, Z25, Z18
+	VMOVUPS        768(DX), Z23
+	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
+	VPANDD         Z2, Z23, Z23
+	VMOVAPS        Z26, Z27
+	VPTERNLOGD     $0xea, Z16, Z6, Z27
+	VPDPBUSD       Z25, Z3, Z21
+	VPERMB         Z24, Z27, Z27
+	VPDPBUSD       Z25, Z27, Z19
+	VPSRLD         $0x06, Z26, Z24
+	VPTERNLOGD     $0xea, Z17, Z4, Z24
+	VPDPBUSD       Z23, Z3, Z21
+	VPERMB         Z22, Z24, Z24
+	VPDPBUSD       Z23, Z24, Z19
+	VPSUBD         Z20, Z18, Z18
+	VPSUBD         Z21, Z19, Z19
+	VCVTPH2PS      832(DX), Z22
+	VCVTPH2PS      864(DX), Z23
+	VBROADCASTSS   (R9), Z24
+	VCVTDQ2PS      Z18, Z18
+	VMULPS         Z22, Z18, Z18
+	VFMADD231PS    Z24, Z18, Z0
+	VCVTDQ2PS      Z19, Z19
+	VMULPS         Z23, Z19, Z19
+	VFMADD231PS    Z24, Z19, Z1
+	ADDQ           $0x00000040, SI
+	ADDQ           $0x00000004, R9
+	ADDQ           $0x00000008, R10
+	ADDQ           $0x00000380, DX
+	DECQ           DI
+	JNZ            chunk
+	MOVL           $0x3d800000, SI
+	VPBROADCASTD   SI, Z22
+	VMULPS         Z22, Z0, Z0
+	VMULPS         Z22, Z1, Z1
+	MOVQ           CX, SI
+	VMOVUPS        (SI), Z22
+	VFMADD231PS    (R8), Z0, Z22
+	VMOVUPS        Z22, (SI)
+	VMOVUPS        64(SI), Z22
+	VFMADD231PS    64(R8), Z1, Z22
+	VMOVUPS        Z22, 64(SI)
+	ADDQ           $0x00000080, CX
+	ADDQ           $0x00000080, R8
+	DECQ           BX
+	JNZ            block
 	VZEROUPPER
 	RET
 

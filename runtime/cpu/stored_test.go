@@ -156,6 +156,18 @@ func TestStoredZeros(t *testing.T) {
 	}
 }
 
+// TestNM24Int4WithoutVBMI: the kernel of other machines with AVX-512.
+func TestNM24Int4WithoutVBMI(t *testing.T) {
+	k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutNM24, Weight: sparse.Int4, Act: sparse.Int8}
+	withoutVBMI(t, func() {
+		for _, group := range []int{32, 64, 128} {
+			for _, density := range []float64{0, 0.3, 1} {
+				checkTiled(t, rand.New(rand.NewPCG(3, 4)), tileCase{k, group}, 100, 192, density)
+			}
+		}
+	})
+}
+
 // TestBitmaskWithoutVBMI2: machines that expand floats but not halves have f16, too.
 func TestBitmaskWithoutVBMI2(t *testing.T) {
 	k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutBitmask, Weight: sparse.F16, Act: sparse.F32}

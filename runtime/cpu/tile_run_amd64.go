@@ -43,6 +43,8 @@ const (
 	spmmNM24Int4AVX512
 	spmmNM24Int4Group32AVX2
 	spmmNM24Int4Group32AVX512
+	spmmNM24Int4Group32VBMI
+	spmmNM24Int4VBMI
 	spmmNM24Int8AVX2
 	spmmNM24Int8AVX512
 	spmmNM24Int8Group32AVX2
@@ -395,6 +397,24 @@ func (k tileKernel) run(t *tile, width int) {
 			spmmNM24Int4Group32AVX512x2(a)
 		case 4:
 			spmmNM24Int4Group32AVX512x4(a)
+		}
+	case spmmNM24Int4Group32VBMI:
+		switch width {
+		case 1:
+			spmmNM24Int4Group32VBMIx1(a)
+		case 2:
+			spmmNM24Int4Group32AVX512x2(a)
+		case 4:
+			spmmNM24Int4Group32AVX512x4(a)
+		}
+	case spmmNM24Int4VBMI:
+		switch width {
+		case 1:
+			spmmNM24Int4VBMIx1(a)
+		case 2:
+			spmmNM24Int4AVX512x2(a)
+		case 4:
+			spmmNM24Int4AVX512x4(a)
 		}
 	case spmmNM24Int8AVX2:
 		switch width {

@@ -26,7 +26,7 @@ import (
 // and takes 8*sum(picked) off.
 //
 // int4 with AVX-512, v1 as AVX2 (sums of the picked ones for each token, 2 tokens at a
-// time for want of registers); v2 as above.
+// time for want of registers); v2 as above; v3 nm24Int4VBMI for one token.
 func nm24int8() {
 	for _, g := range groupings {
 		for _, width := range []int{1, 2, 4} {
@@ -39,10 +39,12 @@ func nm24int8() {
 }
 
 func nm24int4() {
+	tables := vbmiTables()
 	for _, g := range groupings[1:] {
 		for _, width := range []int{1, 2, 4} {
 			nm24Int4VNNI(width, g)
 		}
+		nm24Int4VBMI(g, tables)
 		nm24Int4AVX2(1, 1, g)
 		nm24Int4AVX2(1, 2, g) // registers do not hold 2 tokens
 	}
@@ -253,6 +255,103 @@ func nm24Int4VNNI(width int, g grouping) {
 			for _, a := range v {
 				VMULPS(sixteenth, a, a)
 			}
+		}
+	})
+}
+
+// vbmiTables are the second and third order of activations: what index i of 6 bits
+// picks where its bits 2-3 or 4-5 are the position in a group of 4 columns and the
+// others, in order, are the group. Then the matrix that moves low nibbles up.
+func vbmiTables() Mem {
+	m := GLOBL("vbmiTables", RODATA|NOPTR)
+	for i := range 64 {
+		DATA(i, U8(uint8(4*(i>>4<<2|i&3)+i>>2&3)))
+	}
+	for i := range 64 {
+		DATA(64+i, U8(uint8(4*(i&15)+i>>4)))
+	}
+	DATA(128, U64(0x01020408))
+	return m
+}
+
+var vbmi = isa{"VBMI", 64, true}
+
+// nm24Int4VBMI is nm24Int4VNNI for one token where there are VBMI and GFNI (Ice Lake,
+// Zen 4): vpermb picks from all 64 activations of the chunk with the low 6 bits of a
+// byte, so that positions in bits 0-1, 2-3 and 4-5 need no shift if the activations
+// lie in three orders; one vgf2p8affineqb moves the low nibbles up.
+func nm24Int4VBMI(g grouping, tables Mem) {
+	t := begin(vbmi, g.name("spmmNM24Int4"), 1, 1, true)
+	high, b128 := splat(avx512, 0xf0f0f0f0), splat(avx512, 0x80808080)
+	mask := []VecVirtual{splat(avx512, 0x03030303), splat(avx512, 0x0c0c0c0c), splat(avx512, 0x30303030)}
+	up := t.reg()
+	VPBROADCASTQ(tables.Offset(128), up)
+	order := [3]VecVirtual{}
+	for k := 1; k < 3; k++ {
+		order[k] = t.reg()
+		VMOVUPS(tables.Offset(64*(k-1)), order[k])
+	}
+	var base [8]VecVirtual
+	for v := range base { // groups 2v and 2v+1
+		at := func(g int) uint32 {
+			switch v % 4 {
+			case 1:
+				return uint32(g>>2<<4 | g&3)
+			case 2:
+				return uint32(g)
+			}
+			return uint32(g << 2)
+		}
+		base[v] = splat(avx512, at(2*v)*0x0101|at(2*v+1)*0x01010000)
+	}
+	t.blocks(nil, func() {
+		sums, codes := [][]VecVirtual{t.regs(1), t.regs(1)}, t.regs(rowVecs)
+		var x [3]VecVirtual
+		for k := range x {
+			x[k] = t.reg()
+			if k == 0 {
+				VPXORD(t.unit(0, 0, 0), b128, x[0])
+			} else {
+				VPERMB(x[0], order[k], x[k])
+			}
+		}
+		for part := range g.parts {
+			t.clear(sums[0], sums[1], codes)
+			idx := t.regs(4 / g.parts)
+			for i := range idx {
+				VMOVUPS(t.take(t.vec), idx[i])
+			}
+			for q := range 4 / g.parts { // 16 columns
+				for v := range rowVecs {
+					hi, lo := t.reg(), t.reg()
+					VMOVUPS(t.take(t.vec), hi)
+					VGF2P8AFFINEQB(Imm(0), up, hi, lo)
+					VPANDD(high, hi, hi)
+					for j, w := range []VecVirtual{lo, hi} { // 8 columns
+						i, f := idx[q/2*2+v], q%2*2+j
+						c, from := t.reg(), f
+						switch f {
+						case 3:
+							from = 0
+							VPSRLD(Imm(6), i, c)
+						default:
+							VMOVAPS(i, c)
+						}
+						VPTERNLOGD(Imm(0xEA), base[part*4+q/2*4+f], mask[from], c) // c&mask | base
+						VPDPBUSD(w, b128, codes[v])
+						VPERMB(x[from], c, c)
+						VPDPBUSD(w, c, sums[v][0])
+					}
+				}
+			}
+			t.takeOff(codes, sums)
+			t.scaled(sums, true)
+		}
+		t.nextGroup()
+	}, func() {
+		sixteenth := splat(avx512, 0x3d800000)
+		for _, v := range t.acc {
+			VMULPS(sixteenth, v[0], v[0])
 		}
 	})
 }
