@@ -109,6 +109,9 @@ func (m Resolved) recipe(kv map[string]string) {
 	m = m.fill()
 	kv["prune.resolve.damping"] = strconv.FormatFloat(m.Damping, 'g', -1, 64)
 	kv["prune.resolve.iterations"] = strconv.Itoa(m.Iterations)
+	if _, ok := bestOf(m); ok {
+		kv["prune.resolve.streams"] = "2" // at first it was ALPS that was solved again
+	}
 }
 
 func (m Resolved) fill() Resolved {

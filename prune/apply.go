@@ -105,8 +105,8 @@ func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*
 				return nil, err
 			}
 		}
-		if best, ok := m.(Best); ok {
-			err = r.toward(best)
+		if best, ok := bestOf(m); ok {
+			err = r.toward(best, m)
 		} else {
 			err = r.blockwise(m)
 		}

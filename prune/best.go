@@ -42,8 +42,17 @@ func (m Best) solve(ctx context.Context, l *layer) error {
 	return m.alps().solve(ctx, l)
 }
 
-// toward is the driver of Best: block by block, input by input.
-func (r *run) toward(m Best) error {
+// bestOf is m, or the method whose mask m solves again, if that is Best.
+func bestOf(m Method) (Best, bool) {
+	if r, ok := m.(Resolved); ok {
+		m = r.Of
+	}
+	b, ok := m.(Best)
+	return b, ok
+}
+
+// toward is the driver of Best: block by block, input by input. by solves a matrix once its goal is known.
+func (r *run) toward(m Best, by calibrated) error {
 	pruned, layers, err := r.openFlow(m.Calib)
 	if err != nil {
 		return err
@@ -75,7 +84,7 @@ func (r *run) toward(m Best) error {
 					return err
 				}
 			}
-			if err := r.fitGroup(m, dense, pruned, grp); err != nil {
+			if err := r.fitGroup(m, by, dense, pruned, grp); err != nil {
 				return err
 			}
 		}
@@ -95,7 +104,7 @@ func (r *run) toward(m Best) error {
 }
 
 // fitGroup prunes the Linears that read one value. Both streams stand at it.
-func (r *run) fitGroup(m Best, dense, pruned *flow, grp group) error {
+func (r *run) fitGroup(m Best, by calibrated, dense, pruned *flow, grp group) error {
 	a, err := r.aimOf(dense, pruned, grp)
 	if err != nil {
 		return err
@@ -104,7 +113,7 @@ func (r *run) fitGroup(m Best, dense, pruned *flow, grp group) error {
 		if err := a.regress(pruned.x.weights[r.targets[i]], m.alps().fill().Damping, r.logf); err != nil {
 			return err
 		}
-		if err := r.solve(m, pruned.x, i, a.gram); err != nil {
+		if err := r.solve(by, pruned.x, i, a.gram); err != nil {
 			return err
 		}
 	}

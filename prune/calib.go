@@ -10,7 +10,13 @@ import (
 
 // Calib is the text that a method may look at: windows of token ids, all of one
 // length, each a sequence of its own.
-type Calib struct{ Windows [][]int32 }
+type Calib struct {
+	Windows [][]int32
+	// For the recipe only: the seed that CalibWindows drew with, and the SHA-256 of the text the ids
+	// came from, where there was one.
+	Seed       uint64
+	TextSHA256 string
+}
 
 // CalibWindows cuts count windows of length tokens out of a tokenised text. Seed
 // 0 takes the first ones, side by side; any other seed draws starting points at
@@ -19,7 +25,7 @@ func CalibWindows(ids []int32, length, count int, seed uint64) (Calib, error) {
 	if length < 1 || count < 1 || len(ids) < length || (seed == 0 && len(ids)/length < count) {
 		return Calib{}, fmt.Errorf("prune: calibration: want %d windows of %d tokens, text has %d tokens: %w", count, length, len(ids), ErrCalib)
 	}
-	c := Calib{Windows: make([][]int32, count)}
+	c := Calib{Windows: make([][]int32, count), Seed: seed}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for i := range c.Windows {
 		at := i * length
@@ -52,5 +58,5 @@ func (c Calib) describe(vocab int) (*Calibration, error) {
 		}
 		h.Write(buf)
 	}
-	return &Calibration{SHA256: hex.EncodeToString(h.Sum(nil)), Tokens: n * len(c.Windows), Windows: len(c.Windows), Window: n}, nil
+	return &Calibration{SHA256: hex.EncodeToString(h.Sum(nil)), Tokens: n * len(c.Windows), Windows: len(c.Windows), Window: n, Seed: c.Seed, Text: c.TextSHA256}, nil
 }

@@ -129,6 +129,10 @@ func TestCalibratedRefuses(t *testing.T) {
 	require.Error(t, err)
 	_, err = Apply(randomGraph(t, cfg, 1), SparseGPT{Calib: c}, Unstructured{0.5, ScopeGlobal})
 	require.ErrorIs(t, err, ErrMethod)
+	for _, scope := range []Scope{ScopeRow, ScopeLayer} { // alpha holds neither exactly, as verify would find
+		_, err = Apply(randomGraph(t, cfg, 1), Wanda{Calib: c, Variant: true}, Unstructured{0.5, scope})
+		require.ErrorIs(t, err, ErrMethod)
+	}
 	g := randomGraph(t, cfg, 1)
 	_, err = Run(context.Background(), g, Wanda{Calib: c}, Pattern24, Options{Include: []string{"model.embed_tokens.*"}})
 	require.ErrorIs(t, err, ErrTarget)

@@ -29,7 +29,7 @@ func (r *run) need(m calibrated) int64 {
 	}
 	tokens := int64(r.rep.Calibration.Tokens)
 	step := int64(max(1, chunkTokens/r.rep.Calibration.Window) * r.rep.Calibration.Window)
-	_, twoStreams := m.(Best)
+	_, twoStreams := bestOf(m)
 	flows := int64(1)
 	if twoStreams {
 		flows = 2

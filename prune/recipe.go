@@ -13,6 +13,9 @@ import (
 func (r *run) recipe(m Method) {
 	kv := r.rep.Recipe
 	r.planned(m, kv)
+	if c := r.rep.Calibration; c != nil {
+		c.recipe(kv)
+	}
 	kv["prune.sparsity"] = strconv.FormatFloat(r.rep.Sparsity, 'g', 8, 64)
 	all := sha256.New()
 	for i, w := range r.targets {
@@ -30,9 +33,7 @@ func (r *run) planned(m Method, kv map[string]string) {
 	kv["prune.method"] = m.Name()
 	kv["prune.pattern"] = r.p.String()
 	kv["prune.version"] = strconv.Itoa(Version)
-	if s := r.o.Store; s.DType.Quantised() {
-		kv["prune.quant"] = fmt.Sprintf("%v group %d asymmetric %v nearest %v", s.DType, s.Group, s.Asymmetric, s.Nearest)
-	}
+	r.o.Store.recipe(kv)
 	if r.o.Permute {
 		kv["prune.permute"] = "mlp and value channels"
 	}
@@ -43,9 +44,7 @@ func (r *run) planned(m Method, kv map[string]string) {
 		kv["prune.source_sha256"] = r.o.SourceSHA256
 	}
 	if c := r.rep.Calibration; c != nil {
-		kv["prune.calibration.sha256"] = c.SHA256
-		kv["prune.calibration.windows"] = strconv.Itoa(c.Windows)
-		kv["prune.calibration.window"] = strconv.Itoa(c.Window)
+		c.data(kv)
 	}
 	m.recipe(kv)
 	if r.o.Allocate != nil {

@@ -2,6 +2,7 @@ package prune
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
@@ -37,6 +38,24 @@ type Calibration struct {
 	Tokens  int    `json:"tokens"`
 	Windows int    `json:"windows"`
 	Window  int    `json:"window"`
+	Seed    uint64 `json:"seed"`
+	Text    string `json:"text_sha256,omitempty"` // of the file of text
+}
+
+// recipe says all of it in a file's metadata.
+func (c *Calibration) recipe(kv map[string]string) {
+	c.data(kv)
+	kv["prune.calibration.seed"] = strconv.FormatUint(c.Seed, 10)
+	if c.Text != "" {
+		kv["prune.calibration.text_sha256"] = c.Text
+	}
+}
+
+// data is the part of it that decides the result.
+func (c *Calibration) data(kv map[string]string) {
+	kv["prune.calibration.sha256"] = c.SHA256
+	kv["prune.calibration.windows"] = strconv.Itoa(c.Windows)
+	kv["prune.calibration.window"] = strconv.Itoa(c.Window)
 }
 
 // Report is the outcome of a run.

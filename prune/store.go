@@ -35,6 +35,13 @@ func (s Store) check() error {
 	return nil
 }
 
+// recipe says how weights are quantised, if they are.
+func (s Store) recipe(kv map[string]string) {
+	if s.DType.Quantised() {
+		kv["prune.quant"] = fmt.Sprintf("%v group %d asymmetric %v nearest %v", s.DType, s.Group, s.Asymmetric, s.Nearest)
+	}
+}
+
 // layout chooses the form for the mask at hand.
 func (s Store) layout(m sparse.Matrix, p Pattern) (sparse.Layout, error) {
 	if s.Layout != 0 {

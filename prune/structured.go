@@ -60,7 +60,14 @@ func Shrink(ctx context.Context, g *model.Graph, m Structured, o Options) (*mode
 	rep.BitsPerWeight = 16 * float64(rep.After.Pruned) / max(1, float64(rep.After.F16))
 	kv := rep.Recipe
 	kv["prune.method"], kv["prune.version"], kv["prune.structure"] = "structured", strconv.Itoa(Version), m.String()
-	kv["prune.calibration.sha256"] = rep.Calibration.SHA256
+	rep.Calibration.recipe(kv)
+	stored := o.Store
+	stored.Nearest = true // there is no Gram matrix of what is left
+	stored.recipe(kv)
+	if kv["prune.repair"] = "none"; !m.NoRepair {
+		kv["prune.repair"] = "least squares"
+		kv["prune.damping"] = strconv.FormatFloat(s.damping(), 'g', -1, 64)
+	}
 	kv["prune.score"] = string(m.score())
 	kv["prune.geometry"] = Geometry(out.Config)
 	if m.score() == ScoreRandom {

@@ -39,8 +39,8 @@ func (w Wanda) check(p Pattern) error {
 	if ok && u.Scope == ScopeGlobal {
 		return fmt.Errorf("prune: wanda %v: matrices are pruned one after another; want a sparsity per layer or row: %w", p, ErrMethod)
 	}
-	if w.Variant && !ok {
-		return fmt.Errorf("prune: wanda-alpha %v: alpha sets a sparsity; want one: %w", p, ErrMethod)
+	if w.Variant && (!ok || u.Scope != ScopeAuto) {
+		return fmt.Errorf("prune: wanda-alpha %v: alpha deals one sparsity out to the rows; want a plain one: %w", p, ErrMethod)
 	}
 	return nil
 }

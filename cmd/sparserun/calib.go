@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
@@ -26,15 +29,10 @@ const methodHelp = "magnitude, lamp, random; with --calib: wanda, wanda-alpha, r
 func (c *calibFlags) method(gr *model.Graph, name string, seed uint64) (prune.Method, error) {
 	base, resolve := strings.CutSuffix(name, "+resolve")
 	var calib prune.Calib
-	needs := resolve
-	switch base {
-	case "magnitude", "lamp", "random":
-	case "wanda", "wanda-alpha", "ria", "dsnot", "sparsegpt", "alps", "best":
-		needs = true
-	default:
+	if !calibratedMethod(base) && !slices.Contains([]string{"magnitude", "lamp", "random"}, base) {
 		return nil, usagef("--method: want %s got %q", methodHelp, name)
 	}
-	if needs {
+	if calibratedMethod(name) {
 		if c.Calib == "" {
 			return nil, usagef("--method %s needs --calib FILE", name)
 		}
@@ -104,5 +102,11 @@ func (c *calibFlags) windows(gr *model.Graph) (prune.Calib, error) {
 	default:
 		ids = gr.Tokenizer.Encode(string(b), tokenizer.EncodeOptions{BOS: tokenizer.Never, EOS: tokenizer.Never})
 	}
-	return prune.CalibWindows(ids, c.CalibWindow, c.CalibWindows, c.CalibSeed)
+	calib, err := prune.CalibWindows(ids, c.CalibWindow, c.CalibWindows, c.CalibSeed)
+	if err != nil {
+		return calib, fmt.Errorf("%s: %w", c.Calib, err)
+	}
+	sum := sha256.Sum256(b)
+	calib.TextSHA256 = hex.EncodeToString(sum[:])
+	return calib, nil
 }

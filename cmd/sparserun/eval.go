@@ -52,6 +52,9 @@ func (c *evalCmd) Run(g *globals) error {
 	case c.Text == "":
 		return usagef("want --text FILE, --mnist DIR or --cifar FILE")
 	}
+	if c.Window < 2 || c.Windows < 0 || c.Context < 0 {
+		return usagef("--window, --windows and --context: want at least 2, 0 and 0, got %d, %d and %d", c.Window, c.Windows, c.Context)
+	}
 	text, err := readText(c.Text)
 	if err != nil {
 		return err

@@ -41,6 +41,7 @@ type globals struct {
 	ctx    context.Context
 	stdout io.Writer
 	stderr io.Writer
+	given  map[string]bool // names of the flags on the command line
 }
 
 type cli struct {
@@ -94,6 +95,12 @@ func realMain(args []string, stdout, stderr io.Writer) (code int) {
 	if err != nil {
 		fmt.Fprintf(stderr, "sparserun: %s (see sparserun --help)\n", oneLine(err))
 		return exitUsage
+	}
+	c.given = map[string]bool{}
+	for _, p := range k.Path {
+		if p.Flag != nil {
+			c.given[p.Flag.Name] = true
+		}
 	}
 	err = k.Run(&c.globals)
 	var usage usageError

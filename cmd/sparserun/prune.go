@@ -99,6 +99,9 @@ func (c *pruneCmd) pattern() (prune.Pattern, error) {
 }
 
 func (c *pruneCmd) Run(g *globals) error {
+	if err := c.idle(g.given); err != nil {
+		return err
+	}
 	if c.ofGraph() {
 		return c.pruneGraph(g)
 	}
@@ -125,6 +128,11 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
+	if !gr.Tensors() {
+		if err := savable(c.Output); err != nil {
+			return err
+		}
+	}
 	if c.tunes() {
 		return c.tune(g, gr, p, t, sum)
 	}

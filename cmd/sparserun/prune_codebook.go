@@ -169,7 +169,7 @@ func (c *pruneCmd) shareValues(g *globals, gr *model.Graph, d labelled, pool *li
 	}
 	if c.Share > 0 {
 		o := train.Options{Steps: int(math.Ceil(c.Share * float64((d.train.Len()+c.Batch-1)/max(1, c.Batch)))), Batch: c.Batch, Rate: c.Rate / 5, Optimiser: train.Adam{}, Schedule: train.Cosine(0.01), Seed: c.Seed}
-		if _, err := fit(g, n, d.train, o, "sharing"); err != nil {
+		if _, err := fit(g, n, augmented(d.train, gr, c.Augment, c.Seed), o, "sharing"); err != nil {
 			return err
 		}
 	}

@@ -181,7 +181,7 @@ func metricOf(n *train.Net, d train.Data) (float64, error) {
 
 // tuning is what the flags say of schedule and fine-tuning.
 func (c *pruneCmd) tuning(g *globals, gr *model.Graph, p prune.Pattern, d labelled, pool *linalg.Pool) (prune.Tuning, error) {
-	t := prune.Tuning{Pattern: p, Schedule: prune.Schedule(c.Schedule), Rounds: c.Rounds, Train: d.train, Gate: c.MaxLoss > 0, MaxLoss: c.MaxLoss}
+	t := prune.Tuning{Pattern: p, Schedule: prune.Schedule(c.Schedule), Rounds: c.Rounds, Train: augmented(d.train, gr, c.Augment, c.Seed), Gate: c.MaxLoss > 0, MaxLoss: c.MaxLoss}
 	var err error
 	if t.Criterion, err = criterion(c.Method, c.Seed, d.train, c.Batch); err != nil {
 		return t, err
