@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -303,13 +302,20 @@ func (pl *planner) scan(g *model.Graph, threads int) error {
 		}
 		close(jobs)
 	}()
-	var errs []error
+	failed := map[*model.Weight]error{}
 	for range todo {
 		r := <-done
 		pl.count[r.w] = r.c
-		errs = append(errs, r.err)
+		if r.err != nil {
+			failed[r.w] = r.err
+		}
 	}
-	return errors.Join(errs...)
+	for _, w := range todo { // the first in the order of the graph: one line, the same every time
+		if err := failed[w]; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const sampleRows = 16

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -53,6 +54,30 @@ func TestPlannerNeverSlower(t *testing.T) {
 				require.Equal(t, best.Layout.String(), ch.Layout)
 			}
 		}
+	}
+}
+
+// unreadable is a matrix whose file has gone bad.
+type unreadable struct {
+	sparse.Matrix
+	err error
+}
+
+func (m unreadable) ReadRows([]float32, int) error { return m.err }
+
+// TestPlannerOneError: however many weights cannot be read, the error is the first one's.
+func TestPlannerOneError(t *testing.T) {
+	for range 5 { // weights are looked at side by side
+		g := tinyLlama(true)
+		var errs []error
+		for _, n := range g.Linears()[2:] {
+			errs = append(errs, errors.New(n.Weight.Name+": bad"))
+			n.Weight.Data = unreadable{n.Weight.Data, errs[len(errs)-1]}
+		}
+		_, err := New(g, &fakeBackend{}, WithTableDir("off"))
+		require.ErrorIs(t, err, errs[0])
+		require.NotErrorIs(t, err, errs[1])
+		require.NotContains(t, err.Error(), "\n")
 	}
 }
 
