@@ -185,7 +185,7 @@ func (d *onnx) opset(x field) error {
 		domain = ""
 	}
 	if version < 0 || version > 1<<20 {
-		return fault(ErrUnsupported, "", x.at, "opset of "+domain, "a version", version)
+		return fault(ErrUnsupported, "", x.at, fmt.Sprintf("opset of %.80q", domain), "a version", version)
 	}
 	if _, ok := d.g.Opsets[domain]; ok {
 		return fault(ErrFormat, "", x.at, "opset imported twice", nil, domain)
@@ -295,7 +295,22 @@ func (d *onnx) initializer(x field) error {
 	if err != nil {
 		return err
 	}
+	if err := declared(d.g.Values[id], t.Elem, t.Shape, x.at); err != nil {
+		return err
+	}
 	d.constant(id, t)
+	return nil
+}
+
+// declared refuses a declaration that an initializer, of this type and shape, contradicts.
+func declared(v model.Value, elem model.Elem, shape []int, at int64) error {
+	ok := (v.Elem == model.ElemNone || v.Elem == elem) && (v.Shape == nil || len(v.Shape) == len(shape))
+	for i := 0; ok && i < len(v.Shape); i++ {
+		ok = v.Shape[i] < 0 || v.Shape[i] == shape[i]
+	}
+	if !ok {
+		return fault(ErrShape, v.Name, at, "initializer and its declaration", fmt.Sprint(v.Elem, v.Shape), fmt.Sprint(elem, shape))
+	}
 	return nil
 }
 
@@ -341,6 +356,12 @@ func (d *onnx) node(x field) error {
 	if n.n.Op == "" {
 		return fault(ErrFormat, n.n.Name, x.at, "node without an op", nil, nil)
 	}
+	if err := word("op", string(n.n.Op), x.at); err != nil {
+		return err
+	}
+	if err := word("domain", n.op.Domain, x.at); err != nil {
+		return err
+	}
 	version, ok := d.g.Opsets[n.op.Domain]
 	if !ok && len(d.g.Opsets) > 0 {
 		return fault(ErrUnsupported, n.n.Name, x.at, fmt.Sprintf("op %s of domain %q", n.n.Op, n.op.Domain), "a domain whose opset the model imports", nil)
@@ -355,6 +376,20 @@ func (d *onnx) node(x field) error {
 		}
 	}
 	d.nodes = append(d.nodes, n)
+	return nil
+}
+
+// word refuses what messages would show as it stands and is no word of one line: identifiers of ONNX are
+// letters, digits and a few signs.
+func word(what, s string, at int64) error {
+	if len(s) > 256 {
+		return fault(ErrLimit, "", at, what, "at most 256 letters", len(s))
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return fault(ErrFormat, "", at, what, "letters, digits and signs", s)
+		}
+	}
 	return nil
 }
 
@@ -383,15 +418,31 @@ func (d *onnx) valueInfo(x field) (string, error) {
 	if typ == nil {
 		return name, nil
 	}
-	return name, typ.each(func(y field) error {
+	was := d.g.Values[id]
+	v := model.Value{Name: name}
+	err = typ.each(func(y field) error {
 		if y.num != 1 { // sequences and others have no one shape
 			return nil
 		}
 		if err := y.want(protowire.BytesType); err != nil {
 			return err
 		}
-		return y.body.each(func(z field) error { return d.tensorType(&d.g.Values[id], z) })
+		return y.body.each(func(z field) error { return d.tensorType(&v, z) })
 	})
+	switch {
+	case err != nil:
+	case d.origin[id] == "initializer": // it knows better
+		err = declared(v, was.Elem, was.Shape, x.at)
+	default:
+		if v.Elem != model.ElemNone {
+			was.Elem = v.Elem
+		}
+		if v.Shape != nil {
+			was.Shape = v.Shape
+		}
+		d.g.Values[id] = was
+	}
+	return name, err
 }
 
 func (d *onnx) tensorType(v *model.Value, z field) error {

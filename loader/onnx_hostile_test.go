@@ -49,6 +49,15 @@ func pbValue(name string) []byte {
 	return cat(pbStr(1, name), pbBytes(2, pbBytes(1, pbInt(1, 1), pbBytes(2, dims))))
 }
 
+// pbShaped is a value of a type and shape.
+func pbShaped(name string, elem int64, dims ...int64) []byte {
+	var b []byte
+	for _, d := range dims {
+		b = append(b, pbBytes(1, pbInt(1, d))...)
+	}
+	return cat(pbStr(1, name), pbBytes(2, pbBytes(1, pbInt(1, elem), pbBytes(2, b))))
+}
+
 func pbNode(op string, out string, in ...string) []byte {
 	var b []byte
 	for _, i := range in {
@@ -132,6 +141,15 @@ func onnxCases() []onnxCase {
 		{27, "IR version 99", ErrUnsupported, append([]byte{0x08, 0xe3, 0x07}, pbModel(17)[2:]...)},
 		{27, "domain that is not imported", ErrUnsupported, pbModel(17, pbBytes(1, pbNode("Foo", "y", "x"), pbStr(7, "com.evil")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y")))},
 		{27, "model-local functions", ErrUnsupported, cat(pbModel(17), pbBytes(25, pbStr(1, "f")))},
+		{27, "op of two lines", ErrFormat, pbModel(17, pbBytes(1, pbNode("Re\nlu", "y", "x")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y")))},
+		{27, "op of two lines that reads nothing", ErrFormat, pbModel(17, pbBytes(1, pbNode("Re\nlu", "y", "z")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y")))},
+		{27, "op of 4 kB", ErrLimit, pbModel(17, pbBytes(1, pbNode(strings.Repeat("a", 4096), "y", "x")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y")))},
+		{27, "domain of two lines", ErrFormat, cat(pbInt(1, 8), pbBytes(8, pbStr(1, "a\nb"), pbInt(2, 1)), pbBytes(7, pbBytes(1, pbNode("Foo", "y", "x"), pbStr(7, "a\nb")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y"))))},
+		{27, "opset of a domain of two lines", ErrUnsupported, cat(pbModel(17), pbBytes(8, pbStr(1, "a\nb"), pbInt(2, 1<<40)))},
+		{31, "initializer that is declared wider", ErrShape, pbModel(17, init4(), pbBytes(1, pbNode("Conv", "y", "x", "w")), pbBytes(11, pbValue("x")), pbBytes(11, pbShaped("w", 1, 2, 4)), pbBytes(12, pbValue("y")))},
+		{31, "initializer that was declared wider", ErrShape, pbModel(17, pbBytes(13, pbShaped("w", 1, 2, 4)), init4(), pbBytes(1, pbNode("Conv", "y", "x", "w")), pbBytes(11, pbValue("x")), pbBytes(12, pbValue("y")))},
+		{31, "initializer that is declared of another type", ErrShape, matmul(init4(), pbBytes(11, pbShaped("w", 10, 2, 2)))},
+		{31, "sparse initializer that is declared wider", ErrShape, matmul(pbSparse(le([]uint64{1, 2}), []int64{2}, 2), pbBytes(11, pbShaped("w", 1, 2, 4)))},
 		ext(28, "location ..", ErrFormat, "location", "../secret"),
 		ext(28, "location inside then out", ErrFormat, "location", "a/../../secret"),
 		ext(28, "backslashes out", ErrFormat, "location", `..\secret`),

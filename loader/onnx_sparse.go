@@ -30,8 +30,11 @@ func (d *onnx) sparseInitializer(x field) error {
 	if err != nil {
 		return err
 	}
-	d.sparse[id] = s
 	v := &d.g.Values[id]
+	if err := declared(*v, s.values.Elem, s.dims, x.at); err != nil {
+		return err
+	}
+	d.sparse[id] = s
 	v.Elem, v.Shape = s.values.Elem, s.dims
 	return nil
 }
