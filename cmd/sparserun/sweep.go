@@ -21,7 +21,7 @@ type sweepCmd struct {
 	engine
 	Text    string   `required:"" help:"Text that perplexity is measured on." placeholder:"FILE"`
 	Window  int      `default:"512" help:"Tokens of a window."`
-	Windows int      `default:"40" help:"Number of windows."`
+	Windows int      `default:"40" help:"Number of windows (0: the whole text)."`
 	Methods []string `help:"Methods, each at every level (default random, magnitude, wanda, sparsegpt, best, unless --cells are given); see prune --help." placeholder:"M,..."`
 	Levels  []string `default:"0.5,2:4" help:"Sparsities (0.5) and patterns (2:4)."`
 	Cells   []string `help:"Single cells: METHOD@LEVEL, where METHOD may go on with +resolve, +owl, +sensitivity, +permute, +int8, +int4 (groups of 32), +embed8." placeholder:"M@L,..."`
@@ -50,6 +50,9 @@ func (c *sweepCmd) Run(g *globals) error {
 	cells, err := c.cells()
 	if err != nil {
 		return err
+	}
+	if c.Window < 2 || c.Windows < 0 || c.Context < 0 || c.SpeedRounds < 1 {
+		return usagef("--window, --windows, --context and --speed-rounds: want at least 2, 0, 0 and 1, got %d, %d, %d and %d", c.Window, c.Windows, c.Context, c.SpeedRounds)
 	}
 	if c.Speed {
 		c.Keep = true

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -74,6 +75,16 @@ func (s *sweep) rowOf(x cell, gr *model.Graph) (sweepRow, bool, error) {
 	e := journalEntry{Row: sweepRow{Method: x.method(), Level: x.level()}, Recipe: map[string]string{"prune.source_sha256": s.source}}
 	sum := sha256.Sum256([]byte(s.text))
 	e.Eval = map[string]string{"text": hex.EncodeToString(sum[:]), "window": fmt.Sprint(c.Window), "windows": fmt.Sprint(c.Windows), "dtype": c.DType}
+	// What else moves a perplexity, where it is not as usual.
+	if t := c.DType; c.Group != 0 && (t == sparse.Int8.String() || t == sparse.Int4.String()) {
+		e.Eval["group"] = fmt.Sprint(c.Group)
+	}
+	if c.Sparse != "auto" {
+		e.Eval["sparse"] = c.Sparse
+	}
+	if b := s.backend.Name(); b != "cpu" {
+		e.Eval["backend"] = b
+	}
 	var m prune.Method
 	var p prune.Pattern
 	var o prune.Options
@@ -91,7 +102,7 @@ func (s *sweep) rowOf(x cell, gr *model.Graph) (sweepRow, bool, error) {
 	if c.Out != "" {
 		var old journalEntry
 		if readJSON(s.path("cells", x, ".json"), &old) {
-			switch ok := same(e.Recipe, old.Recipe) && same(e.Eval, old.Eval); {
+			switch ok := same(e.Recipe, old.Recipe) && maps.Equal(e.Eval, old.Eval); {
 			case !ok:
 				s.g.logf("%s: was done with another model, text or options: done anew", x)
 			case c.Keep && x.prunes() && !exists(s.path("models", x, ".safetensors")):

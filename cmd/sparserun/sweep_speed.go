@@ -21,9 +21,9 @@ type speedFlags struct {
 // disturbance of the machine does not fall on one of them.
 func (s *sweep) speeds(cells []cell) error {
 	prefill, decode := make([][]float64, len(cells)), make([][]float64, len(cells))
-	bar := s.g.progress(max(1, s.cmd.SpeedRounds)*len(cells), "speed")
+	bar := s.g.progress(s.cmd.SpeedRounds*len(cells), "speed")
 	defer bar.done()
-	for round := range max(1, s.cmd.SpeedRounds) {
+	for round := range s.cmd.SpeedRounds {
 		for i, x := range cells {
 			bar.set(round*len(cells)+i, x.String())
 			p, d, err := s.speed(x, &s.out.Rows[i])

@@ -116,6 +116,9 @@ func (o *sweepJSON) plot(path string) error {
 		}
 		lines[name] = append(lines[name], plotter.XY{X: r.Sparsity, Y: r.Perplexity})
 	}
+	if len(order) == 0 {
+		return nil // nothing to draw: --done of an empty journal
+	}
 	var args []any
 	for _, name := range order {
 		args = append(args, name, lines[name])

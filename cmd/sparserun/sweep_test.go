@@ -90,6 +90,25 @@ func TestSweepGoesOn(t *testing.T) {
 	// Speeds stay in the journal.
 	later, _ := run()
 	require.Equal(t, rows, later["rows"])
+
+	// A cell counts for the types and groups it was measured in only.
+	_, errs = run("--dtype", "int4", "--group", "32")
+	require.Contains(t, errs, "wanda@2:4: was done with another")
+	wide, errs := run("--dtype", "int4", "--group", "64")
+	require.Contains(t, errs, "wanda@2:4: was done with another")
+	again, errs = run("--dtype", "int4", "--group", "64")
+	require.Equal(t, wide["rows"], again["rows"])
+	require.NotContains(t, errs, "was done with another")
+	_, errs = run("--dtype", "int4")
+	require.Contains(t, errs, "wanda@2:4: was done with another")
+}
+
+// TestSweepOfNothing: a journal without a cell makes an empty table, not a picture.
+func TestSweepOfNothing(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	m := doJSON(t, append([]string{"sweep", stories(t), "--done", "--out", out, "--cells", "magnitude@0.5"}, small(storyText(t))...)...)
+	require.Empty(t, m["rows"])
+	require.NoFileExists(t, filepath.Join(out, "sweep.png"))
 }
 
 func TestSweepUsage(t *testing.T) {
