@@ -44,6 +44,12 @@ type evalJSON struct {
 
 func (c *evalCmd) Run(g *globals) error {
 	images := c.given()
+	if err := g.idle([]flagRule{
+		{"window windows", images == 0, "--text"},
+		{"count batch pixel-scale mean std bgr", images > 0, "--mnist or --cifar"},
+	}); err != nil {
+		return err
+	}
 	switch {
 	case images > 1 || (images == 1 && c.Text != ""):
 		return usagef("--text, --mnist and --cifar exclude one another")

@@ -99,7 +99,7 @@ func (c *pruneCmd) pattern() (prune.Pattern, error) {
 }
 
 func (c *pruneCmd) Run(g *globals) error {
-	if err := c.idle(g.given); err != nil {
+	if err := g.idle(c.rules()); err != nil {
 		return err
 	}
 	if c.ofGraph() {

@@ -7,14 +7,6 @@ import (
 	"strings"
 )
 
-// flagRule says when some of prune's flags do something. One that is given where it does nothing is a mistake of
-// its user, who would read the result for something it is not.
-type flagRule struct {
-	flags string // names, separated by blanks
-	ok    bool
-	want  string // what they need
-}
-
 // calibratedMethod says whether a method looks at the text of --calib.
 func calibratedMethod(name string) bool {
 	base, resolve := strings.CutSuffix(name, "+resolve")
@@ -54,18 +46,6 @@ func (c *pruneCmd) rules() []flagRule {
 		{"schedule rounds splice", labels && weights, "--mnist, --cifar or --text, with --sparsity or --pattern"},
 		{"share", coded && labels, "--codebook with --mnist or --cifar"},
 	}
-}
-
-// idle fails on a flag that was given and would do nothing.
-func (c *pruneCmd) idle(given map[string]bool) error {
-	for _, r := range c.rules() {
-		for _, name := range strings.Fields(r.flags) {
-			if given[name] && !r.ok {
-				return usagef("--%s does nothing here: it wants %s", name, r.want)
-			}
-		}
-	}
-	return nil
 }
 
 // savable refuses the name of another format: a language model becomes safetensors.

@@ -93,3 +93,29 @@ func TestRecipeOfCalibration(t *testing.T) {
 	require.Contains(t, errs, "safetensors")
 	require.NoFileExists(t, out+".gguf")
 }
+
+// TestIdleRunFlags: the same of run and eval.
+func TestIdleRunFlags(t *testing.T) {
+	text := storyText(t)
+	for _, c := range []struct {
+		flag string
+		args []string
+	}{
+		{"--text", []string{"run", "--text", text}},
+		{"--prefill", []string{"run", "--prefill", "8"}},
+		{"--windows", []string{"run", "--compare", "--windows", "8"}},
+		{"--system", []string{"run", "--system", "be brief"}},
+		{"--batch", []string{"run", "--batch", "8"}},
+		{"--input", []string{"run", "--input", "x.npy"}},
+		{"--mean", []string{"eval", "--text", text, "--mean", "1"}},
+		{"--windows", []string{"eval", "--mnist", "x", "--windows", "8"}},
+	} {
+		code, _, errs := do(append(c.args, stories(t))...)
+		require.Equal(t, exitUsage, code, "%v: %s", c.args, errs)
+		require.Contains(t, errs, c.flag+" does nothing here", "%v", c.args)
+	}
+	for _, bad := range []string{"--windows=-1", "--window=1", "--context=-3"} {
+		code, _, errs := do("eval", stories(t), "--text", text, bad)
+		require.Equal(t, exitUsage, code, errs)
+	}
+}

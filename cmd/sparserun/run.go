@@ -105,6 +105,14 @@ func (c *runCmd) Run(g *globals) error {
 	if c.Tokens < 1 || c.Rounds < 1 || c.Prefill < 1 || c.Batch < 1 {
 		return usagef("-n, --rounds, --prefill and --batch must be at least 1")
 	}
+	compare := c.Compare || c.Baseline != ""
+	if err := g.idle([]flagRule{
+		{"window windows", c.Text != "", "--text"},
+		{"system", c.Chat, "--chat"},
+		{"ignore-eos", !compare, "a run without --compare, which ends where the text does"},
+	}); err != nil {
+		return err
+	}
 	s := c.sampling()
 	if err := s.Check(); err != nil {
 		return usageError{err}
@@ -128,13 +136,17 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
+	if err := g.idle([]flagRule{
+		{"prompt tokens ignore-eos chat system temperature top-k top-p min-p repeat-penalty stop prefill text", gr.Config != nil, "a language model; this is a network"},
+		{"prefill text", compare, "--compare"},
+		{"input shape batch", gr.Config == nil, "a network; a language model takes -p"},
+	}); err != nil {
+		return err
+	}
 	if gr.Config == nil {
 		return c.network(g, b, gr)
 	}
-	if c.Input != "" || len(c.Shape) > 0 {
-		return usagef("--input and --shape are for networks; a language model takes -p")
-	}
-	if c.Compare || c.Baseline != "" {
+	if compare {
 		gr.Close() // each contender opens the model by itself, for its own memory and start
 		return c.compare(g, b)
 	}
