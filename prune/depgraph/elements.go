@@ -17,8 +17,13 @@ type span struct {
 	base, n int
 }
 
+// maxElements bounds the elements of a graph, whose shapes are what a file says: 20 bytes each. Large networks
+// have some 100,000.
+const maxElements = 1 << 24
+
 // elements is a union-find over the elements of all places.
 type elements struct {
+	full   bool   // there were more than maxElements
 	spans  []span // by base
 	at     map[place]int
 	parent []int32
@@ -32,6 +37,10 @@ func (e *elements) span(p place, n int) *span {
 	}
 	if i, ok := e.at[p]; ok {
 		return &e.spans[i]
+	}
+	if n > maxElements-len(e.parent) {
+		e.full = true
+		return nil
 	}
 	e.at[p] = len(e.spans)
 	e.spans = append(e.spans, span{p, len(e.parent), n})

@@ -85,6 +85,9 @@ func New(g *model.Graph, o Options) (*Plan, error) {
 		return nil, fmt.Errorf("depgraph: ratio %g, round to %d, scope %q, score %q: %w", o.Ratio, o.RoundTo, o.Scope, o.Score, ErrOption)
 	}
 	p := &Plan{g: g, o: o, t: trace(g, o.Norms)}
+	if p.t.full {
+		return nil, fmt.Errorf("depgraph: %q: want at most %d places along all dimensions, got more: %w", g.Name, maxElements, ErrGraph)
+	}
 	if err := p.ignore(); err != nil {
 		return nil, err
 	}

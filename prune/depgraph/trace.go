@@ -145,6 +145,10 @@ func (t *tracer) node(n *model.Node) {
 		return
 	}
 	rank := len(t.shape(x))
+	if a, ok := op.Attrs["axis"]; ok && (a.I < -int64(rank) || a.I > int64(rank)) {
+		t.opaque(n, "an axis that it has not")
+		return
+	}
 	attr := func(name string, absent int) int {
 		a, ok := op.Attrs[name]
 		v := absent
@@ -612,7 +616,7 @@ func (t *tracer) reshape(n *model.Node) {
 		}
 		a, b, p, q := i, j, 1, 1
 		take := func(s []int, at *int, product *int) bool {
-			if *at >= len(s) || s[*at] <= 0 {
+			if *at >= len(s) || s[*at] <= 0 || *product > 1<<40/s[*at] {
 				return false
 			}
 			*product *= s[*at]
