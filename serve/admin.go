@@ -3,6 +3,8 @@ package serve
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/pprof"
 	goruntime "runtime"
@@ -24,11 +26,11 @@ func (s *Server) adminHandler() http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("GET /metrics", s.metrics.handler())
-	mux.HandleFunc("GET /api/stats", s.serveStats)
-	mux.HandleFunc("POST /admin/load", s.adminLoad)
-	mux.HandleFunc("POST /admin/unload", s.adminUnload)
-	mux.HandleFunc("POST /admin/keys/reload", s.adminKeys)
+	route(mux, http.MethodGet, "/metrics", s.metrics.handler())
+	route(mux, http.MethodGet, "/api/stats", http.HandlerFunc(s.serveStats))
+	route(mux, http.MethodPost, "/admin/load", http.HandlerFunc(s.adminLoad))
+	route(mux, http.MethodPost, "/admin/unload", http.HandlerFunc(s.adminUnload))
+	route(mux, http.MethodPost, "/admin/keys/reload", http.HandlerFunc(s.adminKeys))
 	mux.Handle("/v2/", oip.NewHTTP(s.reg, s.oipOptions(true)))
 	mux.HandleFunc("/", notFound)
 	return s.wrap(mux, !loopback(s.gates["admin"].Addr()))
@@ -42,20 +44,33 @@ func version(o *Options) map[string]string {
 // as it was; what is not given stays as the model of that name has it, or the server's
 // default.
 type loadRequest struct {
-	Name    string  `json:"name"`
-	Path    string  `json:"path"`
-	DType   string  `json:"dtype"`
-	Sparse  string  `json:"sparse"`
-	Context int     `json:"context"`
-	Shadow  float64 `json:"shadow_dense"`
+	Name    string   `json:"name"`
+	Path    string   `json:"path"`
+	DType   string   `json:"dtype"`
+	Sparse  string   `json:"sparse"`
+	Context *int     `json:"context"`      // 0: the model's
+	Shadow  *float64 `json:"shadow_dense"` // 0: none
+}
+
+// decode reads a body of one JSON object into v, or answers why not.
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = fmt.Errorf("want one object, got more at offset %d", d.InputOffset())
+		}
+	}
+	if err != nil {
+		fail(w, r, http.StatusBadRequest, "body: "+err.Error())
+	}
+	return err == nil
 }
 
 func (s *Server) adminLoad(w http.ResponseWriter, r *http.Request) {
 	var q loadRequest
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&q); err != nil {
-		fail(w, r, http.StatusBadRequest, "body: "+err.Error())
+	if !decode(w, r, &q) {
 		return
 	}
 	if q.Name == "" {
@@ -63,6 +78,10 @@ func (s *Server) adminLoad(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var err error
+	if q.Path == "" && (q.DType != "" || q.Sparse != "" || q.Context != nil || q.Shadow != nil) {
+		fail(w, r, http.StatusBadRequest, "path: is missing: without one a model is loaded again as it was")
+		return
+	}
 	if q.Path == "" {
 		err = s.reg.Reload(r.Context(), q.Name)
 	} else {
@@ -111,14 +130,15 @@ func (q *loadRequest) apply(s *registry.Spec) error {
 			return err
 		}
 	}
-	if q.Context < 0 || q.Shadow < 0 || q.Shadow > 1 {
-		return errors.New("context: want at least 0; shadow_dense: want 0 to 1")
+	if q.Context != nil {
+		if s.Context = *q.Context; s.Context < 0 {
+			return fmt.Errorf("context: want at least 0, got %d", s.Context)
+		}
 	}
-	if q.Context > 0 {
-		s.Context = q.Context
-	}
-	if q.Shadow > 0 {
-		s.Shadow = q.Shadow
+	if q.Shadow != nil {
+		if s.Shadow = *q.Shadow; s.Shadow < 0 || s.Shadow > 1 {
+			return fmt.Errorf("shadow_dense: want 0 to 1, got %g", s.Shadow)
+		}
 	}
 	return nil
 }
@@ -144,13 +164,14 @@ func (s *Server) adminUnload(w http.ResponseWriter, r *http.Request) {
 	var q struct {
 		Name string `json:"name"`
 	}
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		fail(w, r, http.StatusBadRequest, "body: "+err.Error())
+	if !decode(w, r, &q) {
 		return
 	}
 	switch err := s.reg.Unload(r.Context(), q.Name); {
 	case errors.Is(err, registry.ErrNotFound):
 		fail(w, r, http.StatusNotFound, err.Error())
+	case errors.Is(err, registry.ErrNotReady): // it is unloaded already
+		fail(w, r, http.StatusConflict, err.Error())
 	case err != nil:
 		fail(w, r, http.StatusInternalServerError, err.Error())
 	default:

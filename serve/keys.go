@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,8 +77,10 @@ func parseKeys(text []byte) ([]apiKey, error) {
 	names := map[string]bool{}
 	sc := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; sc.Scan(); n++ {
-		line, _, _ := strings.Cut(sc.Text(), "#")
-		f := strings.Fields(line)
+		f := strings.Fields(sc.Text())
+		if i := slices.IndexFunc(f, func(word string) bool { return word[0] == '#' }); i >= 0 {
+			f = f[:i] // a comment begins with a word: a # may stand in a key
+		}
 		if len(f) == 0 {
 			continue
 		}

@@ -255,6 +255,7 @@ func (e emit) lm(name string, st *engine.Stats) {
 	for r, n := range st.Finished {
 		e.counter(descFinished, float64(n), name, string(r))
 	}
+	e.counter(descFinished, float64(st.Embeddings), name, "embedding")
 	reasons(e, descCancelled, name, st.Cancelled)
 	reasons(e, descRejected, name, st.Rejected)
 	e.counter(descPreempted, float64(st.Preemptions), name)

@@ -124,6 +124,24 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, float64(m.Info.WeightBytes.Total()), sum)
 }
 
+// TestEmbeddingsFinish: what is accepted and answered counts as finished, a vector too.
+func TestEmbeddingsFinish(t *testing.T) {
+	h := start(t, Options{}, story(t))
+	status, body, _ := h.do("POST", "/v1/embeddings", `{"model":"story","input":["one","two"]}`)
+	require.Equal(t, http.StatusOK, status, body)
+	_, page, _ := h.get("/metrics")
+	require.Contains(t, page, `sparserun_requests_finished_total{model="story",reason="embedding"} 2`+"\n")
+	_, text, _ := h.get("/api/stats")
+	var st struct {
+		Models []struct {
+			Totals struct{ Accepted, Finished int }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(text), &st))
+	require.Equal(t, 2, st.Models[0].Totals.Accepted)
+	require.Equal(t, 2, st.Models[0].Totals.Finished)
+}
+
 // TestUnlabelledCounters: what has no label model does not fall when a model goes.
 func TestUnlabelledCounters(t *testing.T) {
 	h := start(t, Options{}, story(t))

@@ -337,7 +337,14 @@ func (s *Server) cors(w http.ResponseWriter, r *http.Request) (done bool) {
 		return false
 	}
 	h.Set("Access-Control-Allow-Methods", "GET, POST")
-	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, Traceparent")
+	// What the page asks for: OpenAI's client for browsers sends a dozen of its own, and
+	// an origin that may send a key may send those.
+	allow := "Authorization, X-Api-Key, Content-Type, Inference-Header-Content-Length, X-Request-Id, Traceparent"
+	if asked := r.Header.Get("Access-Control-Request-Headers"); asked != "" {
+		allow = asked
+		h.Add("Vary", "Access-Control-Request-Headers")
+	}
+	h.Set("Access-Control-Allow-Headers", allow)
 	w.WriteHeader(http.StatusNoContent)
 	return true
 }

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,8 @@ func TestParseKeys(t *testing.T) {
 		bad        bool
 	}{
 		"named":      {text: "# keys\nalice " + secret + " # hers\n\nbob " + other, want: "alice"},
+		"no comment": {text: "alice " + secret + "#more"}, // it is part of the key
+		"comment":    {text: "alice " + secret + " #hers", want: "alice"},
 		"hashed":     {text: "ci " + hashed, want: "ci"},
 		"nameless":   {text: secret, want: "key-" + hex.EncodeToString(sum[:4])},
 		"not there":  {text: "bob " + other},
@@ -137,6 +140,10 @@ func TestForeignPages(t *testing.T) {
 	status, _, head := h.do("OPTIONS", "/v1/chat/completions", "", "Origin", "https://chat.example", "Access-Control-Request-Method", "POST")
 	require.Equal(t, http.StatusNoContent, status)
 	require.Contains(t, head.Get("Access-Control-Allow-Headers"), "Authorization")
+	require.Contains(t, head.Get("Access-Control-Allow-Headers"), "X-Api-Key")
+	const asked = "content-type,x-api-key,x-stainless-os" // of OpenAI's client in a browser
+	_, _, head = h.do("OPTIONS", "/v1/chat/completions", "", "Origin", "https://chat.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", asked)
+	require.Equal(t, asked, head.Get("Access-Control-Allow-Headers"))
 }
 
 func TestAdminListener(t *testing.T) {
@@ -164,9 +171,17 @@ func TestAdminListener(t *testing.T) {
 		{"/admin/load", `{"name":"a","path":"/nowhere"}`, 400, "nowhere"},
 		{"/admin/load", `{"name":"a","path":"x","dtype":"f7"}`, 400, "f7"},
 		{"/admin/load", `{"name":"a","path":"x","shadow_dense":2}`, 400, "shadow_dense"},
+		{"/admin/load", `{"name":"a","path":"x","context":-1}`, 400, "context"},
+		{"/admin/load", `{"name":"story","dtype":"f32"}`, 400, "path"}, // would be loaded as it was
+		{"/admin/load", `{"name":"a\u0000b","path":"` + story(t).Path + `"}`, 400, "control characters"},
+		{"/admin/load", `{"name":"../a","path":"` + story(t).Path + `"}`, 400, ".. between"},
+		{"/admin/load", `{"name":"` + strings.Repeat("n", 201) + `","path":"x"}`, 400, "200 bytes"},
+		{"/admin/load", `{"name":"a"} {}`, 400, "one object"},
+		{"/admin/unload", `{"nom":"story"}`, 400, "unknown field"},
 		{"/admin/keys/reload", ``, 404, "no keys"},
 		{"/admin/load", `{"name":"second","path":"` + story(t).Path + `","dtype":"f32","sparse":"off"}`, 200, "second"},
 		{"/admin/unload", `{"name":"second"}`, 200, "second"},
+		{"/admin/unload", `{"name":"second"}`, 409, "not loaded"},
 		{"/admin/load", `{"name":"second"}`, 200, "second"}, // as it was
 	} {
 		status, body, _ := h.do("POST", c.path, c.body)
@@ -177,6 +192,45 @@ func TestAdminListener(t *testing.T) {
 	require.NoError(t, err)
 	defer release()
 	require.Equal(t, "f32", m.Spec.DType.String())
+
+	// Zeros are said, not left out.
+	shadow := func(of string) (float64, int) {
+		status, body, _ := h.do("POST", "/admin/load", `{"name":"third","path":"`+story(t).Path+`"`+of+`}`)
+		require.Equal(t, 200, status, body)
+		m, release, err := h.reg.Acquire("third")
+		require.NoError(t, err)
+		defer release()
+		return m.Spec.Shadow, m.Spec.Context
+	}
+	share, context := shadow(`,"shadow_dense":0.5,"context":64`)
+	require.Equal(t, 0.5, share)
+	require.Equal(t, 64, context)
+	share, context = shadow(`,"dtype":"f32"`)
+	require.Equal(t, 0.5, share, "stays")
+	require.Equal(t, 64, context)
+	share, context = shadow(`,"shadow_dense":0,"context":0`)
+	require.Zero(t, share)
+	require.Zero(t, context)
+}
+
+// TestMethods: a path that is there for another method says so, on both listeners.
+func TestMethods(t *testing.T) {
+	h := start(t, Options{AdminAddr: "127.0.0.1:0"}, story(t))
+	for _, c := range []struct{ addr, method, path, allow string }{
+		{h.Addr(), "POST", "/", "GET"}, {h.Addr(), "POST", "/api/stats", "GET"}, {h.Addr(), "DELETE", "/metrics", "GET"}, {h.Addr(), "PUT", "/readyz", "GET"},
+		{h.Addr(), "POST", "/version", "GET"}, {h.Addr(), "POST", "/openapi.json", "GET"},
+		{h.AdminAddr(), "GET", "/admin/load", "POST"}, {h.AdminAddr(), "GET", "/admin/unload", "POST"}, {h.AdminAddr(), "PUT", "/admin/keys/reload", "POST"},
+	} {
+		h.url = "http://" + c.addr
+		status, body, head := h.do(c.method, c.path, "")
+		require.Equal(t, http.StatusMethodNotAllowed, status, "%s %s: %s", c.method, c.path, body)
+		require.Equal(t, c.allow, head.Get("Allow"))
+		require.JSONEq(t, `{"error":"want `+c.allow+`, got `+c.method+`"}`, body)
+	}
+	status, _, _ := h.do("HEAD", "/metrics", "")
+	require.Equal(t, http.StatusOK, status)
+	status, _, _ = h.do("GET", "/admin", "")
+	require.Equal(t, http.StatusNotFound, status)
 }
 
 func TestOptions(t *testing.T) {

@@ -146,10 +146,10 @@ func (s *Server) oipOptions(control bool) oip.Options {
 func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
 	s.probes(mux)
-	mux.HandleFunc("GET /{$}", servePage)
-	mux.Handle("GET /openapi.json", openapi.Handler())
-	mux.HandleFunc("GET /api/stats", s.serveStats)
-	mux.Handle("GET /metrics", s.metrics.handler())
+	route(mux, http.MethodGet, "/{$}", http.HandlerFunc(servePage))
+	route(mux, http.MethodGet, "/openapi.json", openapi.Handler())
+	route(mux, http.MethodGet, "/api/stats", http.HandlerFunc(s.serveStats))
+	route(mux, http.MethodGet, "/metrics", s.metrics.handler())
 	mux.Handle("/v1/", openai.New(s.reg, openai.Options{MaxBody: s.o.MaxBody, Timeout: s.o.Timeout, Stall: s.o.WriteTimeout, Lenient: s.o.Lenient, Client: clientOf, Seen: seen, Log: s.log}))
 	v2 := oip.NewHTTP(s.reg, s.oipOptions(false))
 	mux.Handle("/v2", v2)
@@ -158,18 +158,28 @@ func (s *Server) publicHandler() http.Handler {
 	return s.wrap(mux, true)
 }
 
+// route has a path answered for one method (GET is HEAD too), and 405 for all others.
+func route(mux *http.ServeMux, method, path string, h http.Handler) {
+	mux.Handle(method+" "+path, h)
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", method)
+		fail(w, r, http.StatusMethodNotAllowed, "want "+method+", got "+clip(r.Method, 32))
+	})
+}
+
 func notFound(w http.ResponseWriter, r *http.Request) {
 	fail(w, r, http.StatusNotFound, "no such path")
 }
 
 // probes are what orchestrators ask.
 func (s *Server) probes(mux *http.ServeMux) {
+	get := func(path string, h http.HandlerFunc) { route(mux, http.MethodGet, path, h) }
 	live := func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"live": true})
 	}
-	mux.HandleFunc("GET /healthz", live)
-	mux.HandleFunc("GET /livez", live)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+	get("/healthz", live)
+	get("/livez", live)
+	get("/readyz", func(w http.ResponseWriter, r *http.Request) {
 		status, reason := http.StatusOK, ""
 		switch {
 		case s.draining.Load():
@@ -179,7 +189,7 @@ func (s *Server) probes(mux *http.ServeMux) {
 		}
 		writeJSON(w, status, map[string]any{"ready": status == http.StatusOK, "reason": reason})
 	})
-	mux.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, version(&s.o)) })
+	get("/version", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, version(&s.o)) })
 }
 
 // Run serves until ctx ends, then drains: not ready at once; after Grace the listeners

@@ -245,6 +245,7 @@ func (v *view) language(m *modelJSON) {
 	m.Memory.KVUsed, m.Memory.KVCached = int64(st.PagesUsed)*v.pageBytes(), int64(st.PagesCached)*v.pageBytes()
 	m.Totals = &totalsJSON{Accepted: st.Accepted, Cancelled: st.Cancelled, Rejected: st.Rejected, Preempted: st.Preemptions,
 		Prompt: st.PromptTokens, Cached: st.CachedTokens, Output: st.OutputTokens, Steps: st.Steps}
+	m.Totals.Finished = st.Embeddings
 	for _, n := range st.Finished {
 		m.Totals.Finished += n
 	}

@@ -349,6 +349,9 @@ func (r *Reader) Number() (string, error) {
 	s := r.text[start:r.pos]
 	if !ok {
 		r.pos = start
+		if start == len(r.text) { // of an empty document, say: nothing says that it should be one
+			return "", r.Fail("a value")
+		}
 		return "", r.Fail("a number")
 	}
 	if r.o.Clone {

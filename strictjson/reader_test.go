@@ -54,6 +54,14 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// TestNothing: an end where a value must be is not called a missing number.
+func TestNothing(t *testing.T) {
+	for _, text := range []string{"", " ", `{"a":`, "[1,"} {
+		_, err := parse(text, Options{})
+		require.ErrorContains(t, err, "want a value, got the end", text)
+	}
+}
+
 func TestValues(t *testing.T) {
 	v, err := parse(" {\"a\" : [1, -2.5e3, true, false, null, \"x\\n\\u00e9\\ud83d\\ude00\\/\"], \"\":{}, \"b\":[ ]}\t", Options{})
 	require.NoError(t, err)

@@ -96,6 +96,10 @@ func realMain(args []string, stdout, stderr io.Writer) (code int) {
 		fmt.Fprintf(stderr, "sparserun: %s (see sparserun --help)\n", oneLine(err))
 		return exitUsage
 	}
+	if c.Threads < 0 {
+		fmt.Fprintf(stderr, "sparserun: --threads: want at least 0 (all cores), got %d (see sparserun --help)\n", c.Threads)
+		return exitUsage
+	}
 	c.given = map[string]bool{}
 	for _, p := range k.Path {
 		if p.Flag != nil {

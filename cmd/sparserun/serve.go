@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,12 +32,12 @@ type serveCmd struct {
 	GRPCAddr  string `name:"grpc-addr" default:"127.0.0.1:8081" help:"Where gRPC listens; off for nowhere."`
 	AdminAddr string `default:"off" help:"Where load, unload, pprof and key reload listen, 127.0.0.1:8082 say."`
 
-	MaxRunning  int           `default:"0" help:"Sequences in one step (default 16)."`
-	Queue       int           `default:"0" help:"Requests of a model that may wait (default 512); one more gets 429."`
-	StepTokens  int           `default:"0" help:"Rows of a step while others are generating (default 64)."`
+	MaxRunning  int           `default:"16" help:"Sequences in one step, at most 256."`
+	Queue       int           `default:"512" help:"Requests of a model that may wait; one more gets 429."`
+	StepTokens  int           `default:"0" help:"Rows of a step while others are generating (default: what takes 0.1 s here)."`
 	NoPrefix    bool          `name:"no-prefix-cache" help:"Keep no keys and values of finished requests."`
-	BatchSize   int           `default:"0" help:"Networks: rows of one run (default 32)."`
-	BatchDelay  time.Duration `default:"0s" help:"Networks: how long the first of a batch waits for more (default 2ms)."`
+	BatchSize   int           `default:"32" help:"Networks: rows of one run."`
+	BatchDelay  time.Duration `default:"2ms" help:"Networks: how long the first of a batch waits for more."`
 	ShadowDense float64       `default:"0" help:"Share of requests that are run again, dense and sparse by turns, when idle: the measured ratio."`
 	MemoryLimit byteSize      `default:"0" help:"Memory for all models, 4GiB say (default: the cgroup's limit or the machine's memory)."`
 
@@ -65,6 +67,54 @@ type serveCmd struct {
 	PrintConfig   bool   `help:"Print the configuration as --config takes it, and exit."`
 
 	conf *configuration
+}
+
+// check is what a flag's type does not say. A number that would mean something else than
+// it says (0 is a default further in) is refused.
+func (c *serveCmd) check() error {
+	for _, n := range []struct {
+		flag        string
+		got, lo, hi int
+	}{
+		{"max-running", c.MaxRunning, 1, 256}, {"queue", c.Queue, 1, 1 << 20}, {"step-tokens", c.StepTokens, 0, 1 << 16},
+		{"batch-size", c.BatchSize, 1, 1 << 16}, {"max-conns", c.MaxConns, 1, 1 << 20},
+	} {
+		if n.got < n.lo || n.got > n.hi {
+			return usagef("--%s: want %d to %d, got %d", n.flag, n.lo, n.hi, n.got)
+		}
+	}
+	for _, d := range []struct {
+		flag        string
+		got, lo, hi time.Duration
+	}{
+		{"timeout", c.Timeout, 1, math.MaxInt64 / 2}, {"header-timeout", c.HeaderTimeout, 1, math.MaxInt64}, {"body-timeout", c.BodyTimeout, 1, math.MaxInt64},
+		{"write-timeout", c.WriteTimeout, 1, math.MaxInt64}, {"idle-timeout", c.IdleTimeout, 1, math.MaxInt64},
+		{"grace", c.Grace, 0, math.MaxInt64}, {"drain", c.Drain, 0, math.MaxInt64}, {"batch-delay", c.BatchDelay, 0, time.Minute},
+	} {
+		switch {
+		case d.got > d.hi:
+			return usagef("--%s: want at most %v, got %v", d.flag, d.hi, d.got)
+		case d.got < d.lo && d.lo > 0:
+			return usagef("--%s: want more than 0, got %v", d.flag, d.got)
+		case d.got < d.lo:
+			return usagef("--%s: want at least 0, got %v", d.flag, d.got)
+		}
+	}
+	if c.MaxBody == 0 {
+		return usagef("--max-body: want more than 0")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return usagef("--tls-cert, --tls-key: want both or none")
+	}
+	if c.ClientCA != "" && c.TLSCert == "" {
+		return usagef("--client-ca: want --tls-cert and --tls-key too")
+	}
+	for _, o := range c.AllowOrigins {
+		if u, err := url.Parse(o); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o) {
+			return usagef("--allow-origin: want https://HOST[:PORT] as browsers send it, or *, got %q", o)
+		}
+	}
+	return nil
 }
 
 // Help is shown by --help below the flags' head.
@@ -103,12 +153,15 @@ type readyModelJSON struct {
 }
 
 func (c *serveCmd) Run(g *globals) error {
-	specs, err := c.specs()
+	if err := c.check(); err != nil {
+		return err
+	}
+	specs, models, err := c.specs()
 	if err != nil {
 		return err
 	}
 	if c.PrintConfig {
-		return c.conf.print(g, specs)
+		return c.conf.print(g, models)
 	}
 	if len(specs) == 0 {
 		return usagef("want at least one MODEL, or models in --config")
@@ -120,7 +173,7 @@ func (c *serveCmd) Run(g *globals) error {
 	} else if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
 	}
-	reg := registry.New(func() (runtime.Backend, error) { return c.backend(g) }, registry.Options{MemoryLimit: limit, DrainTime: c.Drain})
+	reg := registry.New(func() (runtime.Backend, error) { return c.backend(g) }, registry.Options{MemoryLimit: limit, DrainTime: c.drain()})
 	defer reg.Close()
 	o, err := c.options(g, log, limit)
 	if err != nil {
@@ -226,6 +279,9 @@ func (c *serveCmd) logger(g *globals) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(g.stderr, o))
 }
 
+// drain is --drain; what options take for their default is no time at all here.
+func (c *serveCmd) drain() time.Duration { return max(c.Drain, 1) }
+
 func off(addr string) string {
 	if addr == "off" {
 		return ""
@@ -237,7 +293,7 @@ func (c *serveCmd) options(g *globals, log *slog.Logger, limit int64) (serve.Opt
 	o := serve.Options{
 		Addr: c.Addr, GRPCAddr: off(c.GRPCAddr), AdminAddr: off(c.AdminAddr),
 		TLSCert: c.TLSCert, TLSKey: c.TLSKey, ClientCA: c.ClientCA, AllowOrigins: c.AllowOrigins, AllowHosts: c.AllowHosts,
-		MaxBody: int64(c.MaxBody), MaxConns: c.MaxConns, Timeout: c.Timeout, Grace: c.Grace, Drain: c.Drain,
+		MaxBody: int64(c.MaxBody), MaxConns: c.MaxConns, Timeout: c.Timeout, Grace: c.Grace, Drain: c.drain(),
 		HeaderTimeout: c.HeaderTimeout, BodyTimeout: c.BodyTimeout, WriteTimeout: c.WriteTimeout, IdleTimeout: c.IdleTimeout,
 		OTLPEndpoint: c.OTLPEndpoint, Lenient: c.Lenient, CompatVLLM: c.MetricsCompat == "vllm", Log: log, Version: Version, MemoryLimit: limit,
 	}
@@ -273,24 +329,26 @@ func (c *serveCmd) spec(m modelConfig) (registry.Spec, error) {
 	if m.ShadowDense != nil {
 		s.Shadow = *m.ShadowDense
 	}
-	if s.Shadow < 0 || s.Shadow > 1 {
+	if !(s.Shadow >= 0 && s.Shadow <= 1) {
 		return s, usagef("--shadow-dense: want 0 to 1, got %g", s.Shadow)
 	}
 	o, err := e.options(e.Sparse)
 	if err != nil {
 		return s, err
 	}
-	if c.MaxRunning > 0 {
-		o.Select = c.MaxRunning
-	}
+	o.Select = c.MaxRunning
 	s.Options = o
 	s.Engine.MaxRunning, s.Engine.Queue, s.Engine.StepTokens, s.Engine.NoPrefixCache = c.MaxRunning, c.Queue, c.StepTokens, c.NoPrefix
 	s.Batch.MaxBatch, s.Batch.Delay, s.Batch.Queue = c.BatchSize, c.BatchDelay, c.Queue
+	if c.BatchDelay == 0 {
+		s.Batch.Delay = -1
+	}
 	return s, nil
 }
 
-// specs are the models of the command line, or, where it names none, of the file.
-func (c *serveCmd) specs() ([]registry.Spec, error) {
+// specs are the models of the command line, or, where it names none, of the file, and
+// how a file would say the same.
+func (c *serveCmd) specs() ([]registry.Spec, []modelConfig, error) {
 	var list []modelConfig
 	for _, arg := range c.Models {
 		list = append(list, parseModel(arg))
@@ -300,30 +358,36 @@ func (c *serveCmd) specs() ([]registry.Spec, error) {
 	}
 	if c.Name != "" {
 		if len(list) != 1 {
-			return nil, usagef("--name: want one model, got %d; write NAME=PATH", len(list))
+			return nil, nil, usagef("--name: want one model, got %d; write NAME=PATH", len(list))
 		}
 		list[0].Name = c.Name
 	}
 	var out []registry.Spec
+	said := []modelConfig{}
 	seen := map[string]bool{}
 	for _, m := range list {
 		if m.Path == "" {
-			return nil, usagef("model %q: no path", m.Name)
+			return nil, nil, usagef("model %q: no path", m.Name)
 		}
 		if m.Name == "" {
 			m.Name = modelName(m.Path)
 		}
 		if seen[m.Name] {
-			return nil, usagef("two models named %q; write NAME=PATH", m.Name)
+			return nil, nil, usagef("two models named %q; write NAME=PATH", m.Name)
+		}
+		if err := registry.CheckName(m.Name); err != nil {
+			return nil, nil, usageError{err}
 		}
 		seen[m.Name] = true
 		s, err := c.spec(m)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, s)
+		// What the model does not say of --sparse the flag says.
+		said = append(said, modelConfig{Name: m.Name, Path: m.Path, DType: s.DType.String(), Sparse: m.Sparse, Context: s.Context, ShadowDense: &s.Shadow})
 	}
-	return out, nil
+	return out, said, nil
 }
 
 // parseModel splits NAME=PATH. What stands before the sign is a name only if it could be
@@ -339,7 +403,10 @@ func parseModel(arg string) modelConfig {
 }
 
 func modelName(path string) string {
-	b := filepath.Base(filepath.Clean(path))
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs // . is no name
+	}
+	b := filepath.Base(path)
 	for _, ext := range []string{".safetensors", ".gguf", ".onnx"} {
 		b = strings.TrimSuffix(b, ext)
 	}

@@ -250,7 +250,7 @@ func TestServeConfig(t *testing.T) {
 		return m
 	}
 	write(`{"addr":"127.0.0.1:1","timeout":"5s","max-body":"1MiB","shadow-dense":0.25,"lenient":true,"queue":7,"allow-origin":["https://a"],
-	  "models":[{"name":"a","path":"x.gguf"},{"path":"dir/y.onnx","dtype":"f32","shadow-dense":1,"context":99}]}`)
+	  "models":[{"name":"a","path":"x.gguf"},{"path":"dir/y.onnx","dtype":"f32","sparse":"nm24","shadow-dense":1,"context":99}]}`)
 	t.Setenv("SPARSERUN_TIMEOUT", "6s")
 	t.Setenv("SPARSERUN_QUEUE", "8")
 	m := printed("--config", file, "--queue", "9")
@@ -261,9 +261,10 @@ func TestServeConfig(t *testing.T) {
 	require.Equal(t, true, m["lenient"])
 	require.Equal(t, []any{"https://a"}, m["allow-origin"])
 	require.Equal(t, "30s", m["drain"], "the default")
+	require.EqualValues(t, 16, m["max-running"], "the default, not a sign for it")
 	require.Equal(t, []any{
 		map[string]any{"name": "a", "path": "x.gguf", "dtype": "f16", "shadow-dense": 0.25},
-		map[string]any{"name": "y", "path": "dir/y.onnx", "dtype": "f32", "shadow-dense": 1.0, "context": 99.0},
+		map[string]any{"name": "y", "path": "dir/y.onnx", "dtype": "f32", "sparse": "nm24", "shadow-dense": 1.0, "context": 99.0},
 	}, m["models"])
 	// What is printed is a configuration: it says the same again.
 	text, err := json.Marshal(m)
@@ -280,6 +281,7 @@ func TestServeConfig(t *testing.T) {
 	for text, says := range map[string]string{
 		`{"adr":"x"}`: "adr", `{"config":"x"}`: "config", `{"models":[{"nom":"x"}]}`: "nom", `{`: "EOF", `{"timeout":"long"}`: "timeout",
 		`{"models":[{"name":"x"}]}`: "no path", `{"max-body":"x"}`: "max-body", `{"shadow-dense":2,"models":[{"path":"x"}]}`: "0 to 1",
+		`{"queue":1}{}`: "one value", `{"models":[{"name":"a/../b","path":"x"}]}`: "between slashes",
 	} {
 		write(text)
 		code, out, errs := do("serve", "--config", file)
@@ -288,13 +290,39 @@ func TestServeConfig(t *testing.T) {
 		require.Contains(t, errs, says)
 		require.Equal(t, 1, strings.Count(errs, "\n"), errs)
 	}
-	for _, args := range [][]string{{}, {"a=x", "a=y"}, {"x", "y", "--name", "n"}, {"x", "--config", filepath.Join(dir, "none")}, {"x", "--dtype", "f7"}, {"x", "--max-body", "-1"}} {
+	for _, args := range [][]string{{}, {"a=x", "a=y"}, {"x", "y", "--name", "n"}, {"x", "--config", filepath.Join(dir, "none")}, {"x", "--dtype", "f7"}, {"x", "--max-body", "-1"},
+		{"x", "--max-running", "0"}, {"x", "--max-running", "257"}, {"x", "--queue=-1"}, {"x", "--step-tokens=-1"}, {"x", "--batch-size", "0"}, {"x", "--batch-delay", "2m"},
+		{"x", "--max-conns", "0"}, {"x", "--timeout", "0s"}, {"x", "--write-timeout=-1s"}, {"x", "--grace=-1s"}, {"x", "--drain=-1s"}, {"x", "--max-body", "0"}, {"x", "--shadow-dense", "NaN"},
+		{"x", "--tls-cert", "c"}, {"x", "--client-ca", "c"}, {"x", "--allow-origin", "app.example"}, {"x", "--allow-origin", "https://app.example/"}, {"x", "--threads=-1"},
+		{"a\nb=x"}} {
 		code, _, errs := do(append([]string{"serve"}, args...)...)
 		require.Equal(t, exitUsage, code, "%v: %s", args, errs)
 	}
 	code, _, errs := do("serve", filepath.Join(dir, "none.gguf"), "--addr", "127.0.0.1:0", "--grpc-addr", "off")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "none.gguf")
+}
+
+// TestServeNoDrain: a drain of no time is none, not the default's half minute.
+func TestServeNoDrain(t *testing.T) {
+	s := startServer(t, "--grace", "0s", "--drain", "0s", "--max-running", "1", "--queue", "200")
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() { s.ask(http.DefaultClient, 450) })
+	}
+	s.busy(20)
+	s.signal(syscall.SIGTERM)
+	require.Zero(t, s.wait(20*time.Second), "%s", s.log)
+	wg.Wait()
+	require.Contains(t, s.log.String(), "drain deadline passed")
+}
+
+func TestModelName(t *testing.T) {
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	for path, want := range map[string]string{".": filepath.Base(here), "a/b.gguf": "b", "a/b/": "b", "x.onnx": "x", "../c.safetensors": "c"} {
+		require.Equal(t, want, modelName(path))
+	}
 }
 
 // TestServeExample: the configuration of the systemd example is one.

@@ -3,15 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/sparserun/sparserun/serve/registry"
 )
 
 // configuration is where flags of serve come from that are not on the command line: the
@@ -98,7 +98,13 @@ func openConfiguration(ctx *kong.Context) (*configuration, error) {
 func strict(text []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	return d.Decode(v)
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("want one value, got more at offset %d", d.InputOffset())
+	}
+	return nil
 }
 
 // Validate is kong.Resolver.
@@ -116,7 +122,7 @@ func (c *configuration) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) 
 }
 
 // print writes the configuration in force as a file that --config takes.
-func (c *configuration) print(g *globals, specs []registry.Spec) error {
+func (c *configuration) print(g *globals, models []modelConfig) error {
 	out := map[string]any{}
 	for _, f := range c.ctx.Flags() {
 		if slices.Contains(notConfigured, f.Name) || f.Hidden {
@@ -138,10 +144,6 @@ func (c *configuration) print(g *globals, specs []registry.Spec) error {
 		}
 	}
 	delete(out, "name") // models have theirs
-	models := []modelConfig{}
-	for i := range specs {
-		models = append(models, modelConfig{Name: specs[i].Name, Path: specs[i].Path, DType: specs[i].DType.String(), ShadowDense: &specs[i].Shadow, Context: specs[i].Context})
-	}
 	out["models"] = models
 	e := json.NewEncoder(g.stdout)
 	e.SetIndent("", "  ")

@@ -106,6 +106,11 @@ func newTextLogprobs(t *tokenizer.Tokenizer, tokens []engine.Token, offset int) 
 				top[k] = finite(x.Logprob)
 			}
 		}
+		// OpenAI: "as well as the chosen tokens", one more than asked for where the
+		// chosen one is not among the likeliest.
+		if _, ok := top[s]; !ok {
+			top[s] = finite(tok.Logprob.Logprob)
+		}
 		l.Tokens = append(l.Tokens, s)
 		l.Logprobs = append(l.Logprobs, finite(tok.Logprob.Logprob))
 		l.Top = append(l.Top, top)

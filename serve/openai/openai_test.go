@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -79,7 +80,7 @@ func TestAnswers(t *testing.T) {
 		"completion, lists of ids": {textPath, `{"model":"abc","prompt":[[97],[98,99]],"max_tokens":1,"top_p":0}`,
 			`{"id":"cmpl-1","object":"text_completion","created":1700000000,"model":"abc","choices":[{"index":0,"text":"b","logprobs":null,"finish_reason":"length"},{"index":1,"text":"d","logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}}`},
 		"completion, logprobs": {textPath, `{"model":"abc","prompt":"m","max_tokens":3,"temperature":0,"logprobs":0}`,
-			`{"id":"cmpl-1","object":"text_completion","created":1700000000,"model":"abc","choices":[{"index":0,"text":"` + "\u00e9" + `n","logprobs":{"tokens":["` + "\uFFFD\",\"\uFFFD" + `","n"],"token_logprobs":[X,X,X],"top_logprobs":[{},{},{}],"text_offset":[0,1,2]},"finish_reason":"length"}],"usage":{"prompt_tokens":1,"completion_tokens":3,"total_tokens":4,"prompt_tokens_details":{"cached_tokens":0}}}`},
+			`{"id":"cmpl-1","object":"text_completion","created":1700000000,"model":"abc","choices":[{"index":0,"text":"` + "\u00e9" + `n","logprobs":{"tokens":["` + "\uFFFD\",\"\uFFFD" + `","n"],"token_logprobs":[X,X,X],"top_logprobs":[{"�":X},{"�":X},{"n":X}],"text_offset":[0,1,2]},"finish_reason":"length"}],"usage":{"prompt_tokens":1,"completion_tokens":3,"total_tokens":4,"prompt_tokens_details":{"cached_tokens":0}}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := post(h, c.path, c.body)
@@ -103,6 +104,7 @@ func plain(t *testing.T, s, got string) string {
 	total, _ := json.Marshal(u.Usage.Total)
 	s = strings.NewReplacer("OUT", string(out), "TOTAL", string(total)).Replace(s)
 	s = regexp.MustCompile(`"logprob":-?[0-9][^,}]*`).ReplaceAllString(s, `"logprob":X`)
+	s = regexp.MustCompile(`\{("[^"]*"):-?[0-9][^,}]*\}`).ReplaceAllString(s, `{$1:X}`)
 	s = regexp.MustCompile(`"cached_tokens":\d+`).ReplaceAllString(s, `"cached_tokens":0`)
 	return regexp.MustCompile(`"token_logprobs":\[[^\]]*\]`).ReplaceAllStringFunc(s, func(l string) string {
 		return `"token_logprobs":[` + strings.Repeat("X,", strings.Count(l, ",")) + "X]"
@@ -123,6 +125,22 @@ func TestLogprobValues(t *testing.T) {
 	require.Len(t, c.Top, 20)
 	require.InDelta(t, a1/2-math.Log(sum), c.Top[1].Logprob, 0.005)
 	require.InDelta(t, -math.Log(sum), c.Top[2].Logprob, 0.01)
+}
+
+// TestChosenLogprob: the map of the likeliest has the token that was drawn too, also
+// where it is none of them.
+func TestChosenLogprob(t *testing.T) {
+	h, _ := newTest(t, Options{}, engine.Options{})
+	for n := range 3 {
+		w := post(h, textPath, fmt.Sprintf(`{"model":"abc","prompt":"l","temperature":0,"max_tokens":1,"logit_bias":{"120":100},"logprobs":%d}`, n))
+		require.Equal(t, 200, w.Code, w.Body)
+		var a struct{ Choices []textChoice }
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+		l := a.Choices[0].Logprobs
+		require.Equal(t, []string{"x"}, l.Tokens)
+		require.Len(t, l.Top[0], n+1)
+		require.Equal(t, l.Logprobs[0], l.Top[0]["x"])
+	}
 }
 
 func TestModels(t *testing.T) {

@@ -10,9 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/runtime"
@@ -27,7 +31,25 @@ var (
 	ErrMemory   = errors.New("not enough memory for the model") // also runtime.ErrMemory
 	ErrClosed   = errors.New("registry is closed")
 	ErrLoad     = errors.New("model does not work") // a panic while loading, or nonsense from the warm-up
+	ErrName     = errors.New("not a model's name")
 )
+
+const maxName = 200 // bytes
+
+// CheckName reports why a model may not be called so, by an error that wraps ErrName: a
+// name stands in paths (slashes are allowed, parts that a path loses are not), in labels
+// of metrics, where one that is no UTF-8 would cost the whole scrape, and in logs.
+func CheckName(name string) error {
+	switch parts := strings.Split(name, "/"); {
+	case len(name) > maxName:
+		return fmt.Errorf("registry: name: want at most %d bytes, got %d: %w", maxName, len(name), ErrName)
+	case !utf8.ValidString(name), strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("registry: name: want UTF-8 without control characters, got %q: %w", name, ErrName)
+	case slices.Contains(parts, ""), slices.Contains(parts, "."), slices.Contains(parts, ".."):
+		return fmt.Errorf("registry: name: want no empty part, . or .. between slashes, got %q: %w", name, ErrName)
+	}
+	return nil
+}
 
 // Spec says what to load and how.
 type Spec struct {
@@ -142,9 +164,12 @@ func (r *Registry) entry(name string) *entry {
 
 // Load loads a model beside one of the same name, swaps them in one moment and has
 // the old one closed once nobody uses it. A failure leaves the old one serving, and
-// its Spec in place. Errors wrap ErrMemory (nothing was allocated), ErrLoad, or are
+// its Spec in place. Errors wrap ErrName, ErrMemory (nothing was allocated), ErrLoad, or are
 // those of packages loader and runtime.
 func (r *Registry) Load(ctx context.Context, s Spec) error {
+	if err := CheckName(s.Name); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()

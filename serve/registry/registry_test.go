@@ -10,6 +10,7 @@ import (
 	goruntime "runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,18 @@ func TestLoad(t *testing.T) {
 	require.NoError(t, r.Drain(ctx))
 	require.NoError(t, r.Close())
 	require.ErrorIs(t, r.Load(ctx, spec("lm", stories(t))), ErrClosed)
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a", "org/model-1.5 (int8)", "é", ".hidden", strings.Repeat("n", 200)} {
+		require.NoError(t, CheckName(name), name)
+	}
+	r := registry(t, Options{})
+	for _, name := range []string{"", "a\xff", "a\n", "\x00", "/a", "a/", "a//b", ".", "..", "a/../b", strings.Repeat("n", 201)} {
+		require.ErrorIs(t, CheckName(name), ErrName, "%q", name)
+		require.ErrorIs(t, r.Load(t.Context(), Spec{Name: name, Path: "x"}), ErrName)
+	}
+	require.Empty(t, r.Index(), "none of them is kept")
 }
 
 // TestFailedLoadLeavesTheOld: a corrupt file, a missing one, a model of nonsense, too
