@@ -37,7 +37,7 @@ func (l *lowerer) window(n *model.Node, op *model.TensorOp, in model.Image, kh, 
 				s.before, s.after = s.after, s.before
 			}
 		default:
-			return h, w, l.refuse(n, "auto_pad "+auto)
+			return h, w, l.refuse(n, fmt.Sprintf("auto_pad %.20q", auto))
 		}
 		room := s.in + s.before + s.after - span
 		if room < 0 {

@@ -212,6 +212,9 @@ func TestLowerRefuses(t *testing.T) {
 		"pool dilation": func(t *tensorGraph) {
 			t.node("MaxPool", "bad", map[string]model.Attribute{"kernel_shape": ints(2, 2), "dilations": ints(2, 2)}, nil, nil, t.at)
 		},
+		"pool padded in two lines": func(t *tensorGraph) {
+			t.node("MaxPool", "bad", map[string]model.Attribute{"kernel_shape": ints(2, 2), "auto_pad": {Kind: model.AttrString, S: "SAME\nUPPER"}}, nil, nil, t.at)
+		},
 		"pool too large": func(t *tensorGraph) { t.node("MaxPool", "bad", attr("kernel_shape", ints(9, 9)), nil, nil, t.at) },
 		"pool stride 0": func(t *tensorGraph) {
 			t.node("MaxPool", "bad", map[string]model.Attribute{"kernel_shape": ints(2, 2), "strides": ints(0, 1)}, nil, nil, t.at)
@@ -243,6 +246,7 @@ func TestLowerRefuses(t *testing.T) {
 		_, err := New(g.finish(), nil)
 		require.ErrorIs(t, err, ErrGraph, name)
 		require.ErrorContains(t, err, `"bad"`, name)
+		require.NotContains(t, err.Error(), "\n", name)
 	}
 	g := newTensorGraph(-1, -1, 6, 6)
 	_, err := New(g.finish(), nil)

@@ -145,6 +145,10 @@ func (t *tracer) node(n *model.Node) {
 		return
 	}
 	rank := len(t.shape(x))
+	if len(n.In) < 2 && (n.Op == "MatMul" || n.Op == "Gather") {
+		t.opaque(n, "an input is missing")
+		return
+	}
 	if a, ok := op.Attrs["axis"]; ok && (a.I < -int64(rank) || a.I > int64(rank)) {
 		t.opaque(n, "an axis that it has not")
 		return
