@@ -50,6 +50,27 @@ func process(t *testing.T, env []string, args ...string) (*exec.Cmd, *bytes.Buff
 	return cmd, &errs
 }
 
+// TestSecondSignalKills: where a verb waits for what no context reaches, Ctrl-C twice ends it.
+func TestSecondSignalKills(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600)) // nobody writes to it
+	cmd, _ := process(t, nil, "prune", stories(t), "-o", pipe+".safetensors", "-m", "wanda", "--pattern", "2:4", "--calib", pipe, "-q")
+	require.NoError(t, cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for range 50 { // the first ones may come before the program listens
+		select {
+		case err := <-done:
+			require.Error(t, err)
+			return
+		case <-time.After(200 * time.Millisecond):
+			require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+		}
+	}
+	require.NoError(t, cmd.Process.Kill())
+	t.Fatal("it does not end")
+}
+
 func digestOf(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)

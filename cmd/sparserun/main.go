@@ -74,6 +74,7 @@ func main() {
 func realMain(args []string, stdout, stderr io.Writer) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal kills: a read of a pipe, say, sees no context
 	c := cli{globals: globals{ctx: ctx, stdout: stdout, stderr: stderr}}
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("sparserun"), kong.Description(description), kong.UsageOnError(),
