@@ -14,7 +14,7 @@ import (
 )
 
 // blockLanes is the number of channels that lie together in an image in blocks,
-// [N, C/16, H, W, 16]: one vector of AVX-512. Lanes past the last channel hold
+// [N, C/16, H, W, 16]: one vector of AVX-512, two of AVX2. Lanes past the last channel hold
 // anything.
 const blockLanes = 16
 
@@ -40,6 +40,7 @@ func channelHalves(channels int) int { return parts(channels, halfLanes) }
 // 3x3 convolution of stride 1 multiplies in Winograd's domain (conv_winograd.go).
 type blockConv struct {
 	st      *runtime.TensorStep
+	k       *blockKernels
 	m       product // for its counters
 	cb, kb  int     // blocks of input and output channels
 	groups  []blockGroup
@@ -91,7 +92,7 @@ type blockArgs struct {
 
 // wantsBlocks reports whether a step runs as a blockConv.
 func wantsBlocks(g *model.Graph, st *runtime.TensorStep) bool {
-	if !hasBlocks() || st.Choice == nil || st.Node.Op != model.OpConv || len(st.Shape) != 4 || st.Kernel.Weight != sparse.F32 || st.Kernel.Layout != sparse.LayoutDense {
+	if blocks() == nil || st.Choice == nil || st.Node.Op != model.OpConv || len(st.Shape) != 4 || st.Kernel.Weight != sparse.F32 || st.Kernel.Layout != sparse.LayoutDense {
 		return false
 	}
 	for _, v := range []model.ValueID{st.Node.In[0], st.Out} {
@@ -109,14 +110,14 @@ func newBlockConv(st *runtime.TensorStep) (*blockConv, error) {
 		return nil, err
 	}
 	oc, cols := st.Weight.Dims()
-	s := &blockConv{st: st, cb: channelBlocks(st.Shape[1]), kb: channelBlocks(oc), floor: float32(math.Inf(-1))}
+	s := &blockConv{st: st, k: blocks(), cb: channelBlocks(st.Shape[1]), kb: channelBlocks(oc), floor: float32(math.Inf(-1))}
 	s.total = s.kb
 	if st.Relu {
 		s.floor = 0
 	}
 	s.bias = make([]float32, s.kb*blockLanes)
 	copy(s.bias, st.Bias)
-	n := parts(s.kb, 4)
+	n := parts(s.kb, s.k.groupBlocks())
 	for i := range n {
 		at, end := i*s.kb/n, (i+1)*s.kb/n
 		s.groups = append(s.groups, blockGroup{at: at, halves: min(2*end, channelHalves(oc)) - 2*at})
@@ -299,26 +300,26 @@ func (s *blockConv) part(worker, i int) {
 			if s.res != nil {
 				a.res = unsafe.Pointer(&s.res[at])
 			}
-			a.pixels(g.halves, n)
+			a.pixels(s.k, g.halves, n)
 		}
 	}
 	a.dst, a.src, a.res = nil, nil, nil
 }
 
 // pixels computes n pixels, in tiles of as even a size as fits the registers.
-func (a *blockArgs) pixels(halves, n int) {
-	most := blockPixels(halves)
+func (a *blockArgs) pixels(k *blockKernels, halves, n int) {
+	most := k.pixels(halves)
 	tiles := parts(n, most)
 	p := parts(n, tiles)
 	long := n - tiles*(p-1) // tiles of p pixels; the others have one less
 	a.count = long
-	a.block(halves, p)
+	k.block(a, halves, p)
 	if a.count = tiles - long; a.count > 0 {
 		a.src, a.dst = unsafe.Add(a.src, long*p*a.step), unsafe.Add(a.dst, long*p*a.pix)
 		if a.res != nil {
 			a.res = unsafe.Add(a.res, long*p*a.pix)
 		}
-		a.block(halves, p-1)
+		k.block(a, halves, p-1)
 	}
 }
 

@@ -23,13 +23,13 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Y0
+	VMOVUPS (R8), Y1
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Y1
-	VFMADD231PS.BCST (R8), Y1, Y0
+	VMOVUPS          (SI), Y0
+	VFMADD231PS.BCST (R8), Y0, Y1
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000020, SI
 	DECQ             DI
@@ -39,13 +39,13 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Y0, Y0
+	VADDPS           (SI), Y1, Y1
 
 alone:
-	VBROADCASTSS 96(AX), Z1
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Y0, Y1, Y0
-	VMOVUPS      Y0, (SI)
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (SI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -79,15 +79,15 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Y0
-	VMOVAPS Y0, Y1
+	VMOVUPS (R8), Y1
+	VMOVAPS Y1, Y2
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Y2
-	VFMADD231PS.BCST (R8), Y2, Y0
-	VFMADD231PS.BCST (R8)(DX*1), Y2, Y1
+	VMOVUPS          (SI), Y0
+	VFMADD231PS.BCST (R8), Y0, Y1
+	VFMADD231PS.BCST (R8)(DX*1), Y0, Y2
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000020, SI
 	DECQ             DI
@@ -97,18 +97,18 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Y0, Y0
-	ADDQ             BX, SI
 	VADDPS           (SI), Y1, Y1
+	ADDQ             BX, SI
+	VADDPS           (SI), Y2, Y2
 
 alone:
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Y0, Y2, Y0
-	VMOVUPS      Y0, (SI)
-	ADDQ         BX, SI
-	VMAXPS       Y1, Y2, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -142,17 +142,17 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
+	VMOVUPS (R8), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Y3
-	VFMADD231PS.BCST (R8), Y3, Y0
-	VFMADD231PS.BCST (R8)(DX*1), Y3, Y1
-	VFMADD231PS.BCST (R8)(DX*2), Y3, Y2
+	VMOVUPS          (SI), Y0
+	VFMADD231PS.BCST (R8), Y0, Y1
+	VFMADD231PS.BCST (R8)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R8)(DX*2), Y0, Y3
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000020, SI
 	DECQ             DI
@@ -162,23 +162,23 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Y0, Y0
-	ADDQ             BX, SI
 	VADDPS           (SI), Y1, Y1
 	ADDQ             BX, SI
 	VADDPS           (SI), Y2, Y2
+	ADDQ             BX, SI
+	VADDPS           (SI), Y3, Y3
 
 alone:
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Y0, Y3, Y0
-	VMOVUPS      Y0, (SI)
-	ADDQ         BX, SI
-	VMAXPS       Y1, Y3, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Y2, Y3, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (SI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -212,20 +212,20 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Y4
-	VFMADD231PS.BCST (R9), Y4, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y4, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y4, Y2
-	VFMADD231PS.BCST (R10), Y4, Y3
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -235,28 +235,28 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
 	ADDQ             SI, DI
 	VADDPS           (DI), Y3, Y3
+	ADDQ             SI, DI
+	VADDPS           (DI), Y4, Y4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y4, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y4, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y4, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y4, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -290,22 +290,22 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Y5
-	VFMADD231PS.BCST (R9), Y5, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y5, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y5, Y2
-	VFMADD231PS.BCST (R10), Y5, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y5, Y4
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -315,8 +315,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -324,24 +322,26 @@ step:
 	VADDPS           (DI), Y3, Y3
 	ADDQ             SI, DI
 	VADDPS           (DI), Y4, Y4
+	ADDQ             SI, DI
+	VADDPS           (DI), Y5, Y5
 
 alone:
-	VBROADCASTSS 96(AX), Z5
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y5, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y5, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y5, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y5, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y5, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -375,24 +375,24 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Y6
-	VFMADD231PS.BCST (R9), Y6, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y6, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y6, Y2
-	VFMADD231PS.BCST (R10), Y6, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y6, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y6, Y5
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -402,8 +402,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -413,27 +411,29 @@ step:
 	VADDPS           (DI), Y4, Y4
 	ADDQ             SI, DI
 	VADDPS           (DI), Y5, Y5
+	ADDQ             SI, DI
+	VADDPS           (DI), Y6, Y6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y6, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y6, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y6, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y6, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y6, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y6, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -467,27 +467,27 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Y7
-	VFMADD231PS.BCST (R9), Y7, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y7, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y7, Y2
-	VFMADD231PS.BCST (R10), Y7, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y7, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y7, Y5
-	VFMADD231PS.BCST (R11), Y7, Y6
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -497,8 +497,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -510,30 +508,32 @@ step:
 	VADDPS           (DI), Y5, Y5
 	ADDQ             SI, DI
 	VADDPS           (DI), Y6, Y6
+	ADDQ             SI, DI
+	VADDPS           (DI), Y7, Y7
 
 alone:
-	VBROADCASTSS 96(AX), Z7
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y7, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y7, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y7, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y7, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y7, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y7, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y7, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -567,29 +567,29 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Y8
-	VFMADD231PS.BCST (R9), Y8, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y8, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y8, Y2
-	VFMADD231PS.BCST (R10), Y8, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y8, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y8, Y5
-	VFMADD231PS.BCST (R11), Y8, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y8, Y7
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -599,8 +599,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -614,33 +612,35 @@ step:
 	VADDPS           (DI), Y6, Y6
 	ADDQ             SI, DI
 	VADDPS           (DI), Y7, Y7
+	ADDQ             SI, DI
+	VADDPS           (DI), Y8, Y8
 
 alone:
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y8, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y8, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y8, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y8, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y8, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y8, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y8, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y8, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -674,31 +674,31 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Y9
-	VFMADD231PS.BCST (R9), Y9, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y9, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y9, Y2
-	VFMADD231PS.BCST (R10), Y9, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y9, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y9, Y5
-	VFMADD231PS.BCST (R11), Y9, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y9, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y9, Y8
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -708,8 +708,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -725,36 +723,38 @@ step:
 	VADDPS           (DI), Y7, Y7
 	ADDQ             SI, DI
 	VADDPS           (DI), Y8, Y8
+	ADDQ             SI, DI
+	VADDPS           (DI), Y9, Y9
 
 alone:
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y9, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y9, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y9, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y9, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y9, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y9, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y9, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y9, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y9, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
 	IMUL3Q       $0x09, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -788,16 +788,16 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
 
 step:
 	MOVLQSX          (SI), R9
@@ -805,17 +805,17 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Y10
-	VFMADD231PS.BCST (R9), Y10, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y10, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y10, Y2
-	VFMADD231PS.BCST (R10), Y10, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y10, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y10, Y5
-	VFMADD231PS.BCST (R11), Y10, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y10, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y10, Y8
-	VFMADD231PS.BCST (R12), Y10, Y9
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -825,8 +825,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -844,39 +842,41 @@ step:
 	VADDPS           (DI), Y8, Y8
 	ADDQ             SI, DI
 	VADDPS           (DI), Y9, Y9
+	ADDQ             SI, DI
+	VADDPS           (DI), Y10, Y10
 
 alone:
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y10, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y10, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y10, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y10, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y10, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y10, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y10, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y10, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y10, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y10, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	IMUL3Q       $0x0a, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -910,17 +910,17 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
 
 step:
 	MOVLQSX          (SI), R9
@@ -928,18 +928,18 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Y11
-	VFMADD231PS.BCST (R9), Y11, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y11, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y11, Y2
-	VFMADD231PS.BCST (R10), Y11, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y11, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y11, Y5
-	VFMADD231PS.BCST (R11), Y11, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y11, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y11, Y8
-	VFMADD231PS.BCST (R12), Y11, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y11, Y10
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -949,8 +949,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -970,42 +968,44 @@ step:
 	VADDPS           (DI), Y9, Y9
 	ADDQ             SI, DI
 	VADDPS           (DI), Y10, Y10
+	ADDQ             SI, DI
+	VADDPS           (DI), Y11, Y11
 
 alone:
-	VBROADCASTSS 96(AX), Z11
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y11, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y11, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y11, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y11, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y11, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y11, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y11, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y11, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y11, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y11, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y11, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y0, Y11
+	VMOVUPS      Y11, (DI)
 	IMUL3Q       $0x0b, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1039,18 +1039,18 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
-	VMOVAPS Y0, Y11
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
 
 step:
 	MOVLQSX          (SI), R9
@@ -1058,19 +1058,19 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Y12
-	VFMADD231PS.BCST (R9), Y12, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y12, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y12, Y2
-	VFMADD231PS.BCST (R10), Y12, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y12, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y12, Y5
-	VFMADD231PS.BCST (R11), Y12, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y12, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y12, Y8
-	VFMADD231PS.BCST (R12), Y12, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y12, Y10
-	VFMADD231PS.BCST (R12)(DX*2), Y12, Y11
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
+	VFMADD231PS.BCST (R12)(DX*2), Y0, Y12
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -1080,8 +1080,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -1103,45 +1101,47 @@ step:
 	VADDPS           (DI), Y10, Y10
 	ADDQ             SI, DI
 	VADDPS           (DI), Y11, Y11
+	ADDQ             SI, DI
+	VADDPS           (DI), Y12, Y12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y12, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y12, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y12, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y12, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y12, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y12, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y12, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y12, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y12, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y12, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y12, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y12, Y11
+	VMAXPS       Y11, Y0, Y11
 	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	IMUL3Q       $0x0c, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1175,19 +1175,19 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
-	VMOVAPS Y0, Y11
-	VMOVAPS Y0, Y12
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
+	VMOVAPS Y1, Y13
 
 step:
 	MOVLQSX          (SI), R9
@@ -1196,20 +1196,20 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Y13
-	VFMADD231PS.BCST (R9), Y13, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y13, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y13, Y2
-	VFMADD231PS.BCST (R10), Y13, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y13, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y13, Y5
-	VFMADD231PS.BCST (R11), Y13, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y13, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y13, Y8
-	VFMADD231PS.BCST (R12), Y13, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y13, Y10
-	VFMADD231PS.BCST (R12)(DX*2), Y13, Y11
-	VFMADD231PS.BCST (R13), Y13, Y12
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
+	VFMADD231PS.BCST (R12)(DX*2), Y0, Y12
+	VFMADD231PS.BCST (R13), Y0, Y13
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -1219,8 +1219,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -1244,48 +1242,50 @@ step:
 	VADDPS           (DI), Y11, Y11
 	ADDQ             SI, DI
 	VADDPS           (DI), Y12, Y12
+	ADDQ             SI, DI
+	VADDPS           (DI), Y13, Y13
 
 alone:
-	VBROADCASTSS 96(AX), Z13
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y13, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y13, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y13, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y13, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y13, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y13, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y13, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y13, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y13, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y13, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y13, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y13, Y11
+	VMAXPS       Y11, Y0, Y11
 	VMOVUPS      Y11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y12, Y13, Y12
+	VMAXPS       Y12, Y0, Y12
 	VMOVUPS      Y12, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y13, Y0, Y13
+	VMOVUPS      Y13, (DI)
 	IMUL3Q       $0x0d, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1319,20 +1319,20 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
-	VMOVAPS Y0, Y11
-	VMOVAPS Y0, Y12
-	VMOVAPS Y0, Y13
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
+	VMOVAPS Y1, Y13
+	VMOVAPS Y1, Y14
 
 step:
 	MOVLQSX          (SI), R9
@@ -1341,21 +1341,21 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Y14
-	VFMADD231PS.BCST (R9), Y14, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y14, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y14, Y2
-	VFMADD231PS.BCST (R10), Y14, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y14, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y14, Y5
-	VFMADD231PS.BCST (R11), Y14, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y14, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y14, Y8
-	VFMADD231PS.BCST (R12), Y14, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y14, Y10
-	VFMADD231PS.BCST (R12)(DX*2), Y14, Y11
-	VFMADD231PS.BCST (R13), Y14, Y12
-	VFMADD231PS.BCST (R13)(DX*1), Y14, Y13
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
+	VFMADD231PS.BCST (R12)(DX*2), Y0, Y12
+	VFMADD231PS.BCST (R13), Y0, Y13
+	VFMADD231PS.BCST (R13)(DX*1), Y0, Y14
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -1365,8 +1365,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -1392,51 +1390,53 @@ step:
 	VADDPS           (DI), Y12, Y12
 	ADDQ             SI, DI
 	VADDPS           (DI), Y13, Y13
+	ADDQ             SI, DI
+	VADDPS           (DI), Y14, Y14
 
 alone:
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y14, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y14, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y14, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y14, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y14, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y14, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y14, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y14, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y14, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y14, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y14, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y14, Y11
+	VMAXPS       Y11, Y0, Y11
 	VMOVUPS      Y11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y12, Y14, Y12
+	VMAXPS       Y12, Y0, Y12
 	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y14, Y13
+	VMAXPS       Y13, Y0, Y13
 	VMOVUPS      Y13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	IMUL3Q       $0x0e, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1470,21 +1470,21 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
-	VMOVAPS Y0, Y11
-	VMOVAPS Y0, Y12
-	VMOVAPS Y0, Y13
-	VMOVAPS Y0, Y14
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
+	VMOVAPS Y1, Y13
+	VMOVAPS Y1, Y14
+	VMOVAPS Y1, Y15
 
 step:
 	MOVLQSX          (SI), R9
@@ -1493,22 +1493,22 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Y15
-	VFMADD231PS.BCST (R9), Y15, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y15, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y15, Y2
-	VFMADD231PS.BCST (R10), Y15, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y15, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y15, Y5
-	VFMADD231PS.BCST (R11), Y15, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y15, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y15, Y8
-	VFMADD231PS.BCST (R12), Y15, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y15, Y10
-	VFMADD231PS.BCST (R12)(DX*2), Y15, Y11
-	VFMADD231PS.BCST (R13), Y15, Y12
-	VFMADD231PS.BCST (R13)(DX*1), Y15, Y13
-	VFMADD231PS.BCST (R13)(DX*2), Y15, Y14
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
+	VFMADD231PS.BCST (R12)(DX*2), Y0, Y12
+	VFMADD231PS.BCST (R13), Y0, Y13
+	VFMADD231PS.BCST (R13)(DX*1), Y0, Y14
+	VFMADD231PS.BCST (R13)(DX*2), Y0, Y15
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -1518,8 +1518,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -1547,54 +1545,56 @@ step:
 	VADDPS           (DI), Y13, Y13
 	ADDQ             SI, DI
 	VADDPS           (DI), Y14, Y14
+	ADDQ             SI, DI
+	VADDPS           (DI), Y15, Y15
 
 alone:
-	VBROADCASTSS 96(AX), Z15
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y15, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y15, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y15, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y15, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y15, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y15, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y15, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y15, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y15, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y15, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y15, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y15, Y11
+	VMAXPS       Y11, Y0, Y11
 	VMOVUPS      Y11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y12, Y15, Y12
+	VMAXPS       Y12, Y0, Y12
 	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y15, Y13
+	VMAXPS       Y13, Y0, Y13
 	VMOVUPS      Y13, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y14, Y15, Y14
+	VMAXPS       Y14, Y0, Y14
 	VMOVUPS      Y14, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y15, Y0, Y15
+	VMOVUPS      Y15, (DI)
 	IMUL3Q       $0x0f, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1628,22 +1628,22 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Y0
-	VMOVAPS Y0, Y1
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y3
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y5
-	VMOVAPS Y0, Y6
-	VMOVAPS Y0, Y7
-	VMOVAPS Y0, Y8
-	VMOVAPS Y0, Y9
-	VMOVAPS Y0, Y10
-	VMOVAPS Y0, Y11
-	VMOVAPS Y0, Y12
-	VMOVAPS Y0, Y13
-	VMOVAPS Y0, Y14
-	VMOVAPS Y0, Y15
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
+	VMOVAPS Y1, Y13
+	VMOVAPS Y1, Y14
+	VMOVAPS Y1, Y15
+	VMOVAPS Y1, Y16
 
 step:
 	MOVLQSX          (SI), R9
@@ -1653,23 +1653,23 @@ step:
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
 	LEAQ             (R10)(BX*4), R14
-	VMOVUPS          (DI), Y16
-	VFMADD231PS.BCST (R9), Y16, Y0
-	VFMADD231PS.BCST (R9)(DX*1), Y16, Y1
-	VFMADD231PS.BCST (R9)(DX*2), Y16, Y2
-	VFMADD231PS.BCST (R10), Y16, Y3
-	VFMADD231PS.BCST (R10)(DX*1), Y16, Y4
-	VFMADD231PS.BCST (R10)(DX*2), Y16, Y5
-	VFMADD231PS.BCST (R11), Y16, Y6
-	VFMADD231PS.BCST (R11)(DX*1), Y16, Y7
-	VFMADD231PS.BCST (R11)(DX*2), Y16, Y8
-	VFMADD231PS.BCST (R12), Y16, Y9
-	VFMADD231PS.BCST (R12)(DX*1), Y16, Y10
-	VFMADD231PS.BCST (R12)(DX*2), Y16, Y11
-	VFMADD231PS.BCST (R13), Y16, Y12
-	VFMADD231PS.BCST (R13)(DX*1), Y16, Y13
-	VFMADD231PS.BCST (R13)(DX*2), Y16, Y14
-	VFMADD231PS.BCST (R14), Y16, Y15
+	VMOVUPS          (DI), Y0
+	VFMADD231PS.BCST (R9), Y0, Y1
+	VFMADD231PS.BCST (R9)(DX*1), Y0, Y2
+	VFMADD231PS.BCST (R9)(DX*2), Y0, Y3
+	VFMADD231PS.BCST (R10), Y0, Y4
+	VFMADD231PS.BCST (R10)(DX*1), Y0, Y5
+	VFMADD231PS.BCST (R10)(DX*2), Y0, Y6
+	VFMADD231PS.BCST (R11), Y0, Y7
+	VFMADD231PS.BCST (R11)(DX*1), Y0, Y8
+	VFMADD231PS.BCST (R11)(DX*2), Y0, Y9
+	VFMADD231PS.BCST (R12), Y0, Y10
+	VFMADD231PS.BCST (R12)(DX*1), Y0, Y11
+	VFMADD231PS.BCST (R12)(DX*2), Y0, Y12
+	VFMADD231PS.BCST (R13), Y0, Y13
+	VFMADD231PS.BCST (R13)(DX*1), Y0, Y14
+	VFMADD231PS.BCST (R13)(DX*2), Y0, Y15
+	VFMADD231PS.BCST (R14), Y0, Y16
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000020, DI
 	DECQ             R8
@@ -1679,8 +1679,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Y0, Y0
-	ADDQ             SI, DI
 	VADDPS           (DI), Y1, Y1
 	ADDQ             SI, DI
 	VADDPS           (DI), Y2, Y2
@@ -1710,57 +1708,59 @@ step:
 	VADDPS           (DI), Y14, Y14
 	ADDQ             SI, DI
 	VADDPS           (DI), Y15, Y15
+	ADDQ             SI, DI
+	VADDPS           (DI), Y16, Y16
 
 alone:
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Y0, Y16, Y0
-	VMOVUPS      Y0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Y1, Y16, Y1
+	VMAXPS       Y1, Y0, Y1
 	VMOVUPS      Y1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y16, Y2
+	VMAXPS       Y2, Y0, Y2
 	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y16, Y3
+	VMAXPS       Y3, Y0, Y3
 	VMOVUPS      Y3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y4, Y16, Y4
+	VMAXPS       Y4, Y0, Y4
 	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y16, Y5
+	VMAXPS       Y5, Y0, Y5
 	VMOVUPS      Y5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y6, Y16, Y6
+	VMAXPS       Y6, Y0, Y6
 	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y16, Y7
+	VMAXPS       Y7, Y0, Y7
 	VMOVUPS      Y7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y8, Y16, Y8
+	VMAXPS       Y8, Y0, Y8
 	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y16, Y9
+	VMAXPS       Y9, Y0, Y9
 	VMOVUPS      Y9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y10, Y16, Y10
+	VMAXPS       Y10, Y0, Y10
 	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y16, Y11
+	VMAXPS       Y11, Y0, Y11
 	VMOVUPS      Y11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y12, Y16, Y12
+	VMAXPS       Y12, Y0, Y12
 	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y16, Y13
+	VMAXPS       Y13, Y0, Y13
 	VMOVUPS      Y13, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y14, Y16, Y14
+	VMAXPS       Y14, Y0, Y14
 	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y16, Y15
+	VMAXPS       Y15, Y0, Y15
 	VMOVUPS      Y15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	IMUL3Q       $0x10, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1794,13 +1794,13 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
+	VMOVUPS (R8), Z1
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Z1
-	VFMADD231PS.BCST (R8), Z1, Z0
+	VMOVUPS          (SI), Z0
+	VFMADD231PS.BCST (R8), Z0, Z1
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000040, SI
 	DECQ             DI
@@ -1810,13 +1810,13 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Z0, Z0
+	VADDPS           (SI), Z1, Z1
 
 alone:
-	VBROADCASTSS 96(AX), Z1
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Z0, Z1, Z0
-	VMOVUPS      Z0, (SI)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (SI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1850,15 +1850,15 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVAPS Z0, Z1
+	VMOVUPS (R8), Z1
+	VMOVAPS Z1, Z2
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Z2
-	VFMADD231PS.BCST (R8), Z2, Z0
-	VFMADD231PS.BCST (R8)(DX*1), Z2, Z1
+	VMOVUPS          (SI), Z0
+	VFMADD231PS.BCST (R8), Z0, Z1
+	VFMADD231PS.BCST (R8)(DX*1), Z0, Z2
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000040, SI
 	DECQ             DI
@@ -1868,18 +1868,18 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Z0, Z0
-	ADDQ             BX, SI
 	VADDPS           (SI), Z1, Z1
+	ADDQ             BX, SI
+	VADDPS           (SI), Z2, Z2
 
 alone:
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Z0, Z2, Z0
-	VMOVUPS      Z0, (SI)
-	ADDQ         BX, SI
-	VMAXPS       Z1, Z2, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (SI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1913,17 +1913,17 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R8), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
 
 step:
 	MOVLQSX          (BX), R8
 	ADDQ             CX, R8
-	VMOVUPS          (SI), Z3
-	VFMADD231PS.BCST (R8), Z3, Z0
-	VFMADD231PS.BCST (R8)(DX*1), Z3, Z1
-	VFMADD231PS.BCST (R8)(DX*2), Z3, Z2
+	VMOVUPS          (SI), Z0
+	VFMADD231PS.BCST (R8), Z0, Z1
+	VFMADD231PS.BCST (R8)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R8)(DX*2), Z0, Z3
 	ADDQ             $0x04, BX
 	ADDQ             $0x00000040, SI
 	DECQ             DI
@@ -1933,23 +1933,23 @@ step:
 	MOVQ             112(AX), SI
 	TESTQ            SI, SI
 	JZ               alone
-	VADDPS           (SI), Z0, Z0
-	ADDQ             BX, SI
 	VADDPS           (SI), Z1, Z1
 	ADDQ             BX, SI
 	VADDPS           (SI), Z2, Z2
+	ADDQ             BX, SI
+	VADDPS           (SI), Z3, Z3
 
 alone:
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), SI
-	VMAXPS       Z0, Z3, Z0
-	VMOVUPS      Z0, (SI)
-	ADDQ         BX, SI
-	VMAXPS       Z1, Z3, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Z2, Z3, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (SI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -1983,20 +1983,20 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Z4
-	VFMADD231PS.BCST (R9), Z4, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z4, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z4, Z2
-	VFMADD231PS.BCST (R10), Z4, Z3
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2006,28 +2006,28 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
 	ADDQ             SI, DI
 	VADDPS           (DI), Z3, Z3
+	ADDQ             SI, DI
+	VADDPS           (DI), Z4, Z4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z4, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z4, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z4, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z4, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2061,22 +2061,22 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Z5
-	VFMADD231PS.BCST (R9), Z5, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z5, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z5, Z2
-	VFMADD231PS.BCST (R10), Z5, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z5, Z4
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2086,8 +2086,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2095,24 +2093,26 @@ step:
 	VADDPS           (DI), Z3, Z3
 	ADDQ             SI, DI
 	VADDPS           (DI), Z4, Z4
+	ADDQ             SI, DI
+	VADDPS           (DI), Z5, Z5
 
 alone:
-	VBROADCASTSS 96(AX), Z5
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z5, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z5, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z5, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z5, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z5, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (DI)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2146,24 +2146,24 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
-	VMOVUPS          (DI), Z6
-	VFMADD231PS.BCST (R9), Z6, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z6, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z6, Z2
-	VFMADD231PS.BCST (R10), Z6, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z6, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z6, Z5
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2173,8 +2173,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2184,27 +2182,29 @@ step:
 	VADDPS           (DI), Z4, Z4
 	ADDQ             SI, DI
 	VADDPS           (DI), Z5, Z5
+	ADDQ             SI, DI
+	VADDPS           (DI), Z6, Z6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z6, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z6, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z6, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z6, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z6, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z6, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2238,27 +2238,27 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Z7
-	VFMADD231PS.BCST (R9), Z7, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z7, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z7, Z2
-	VFMADD231PS.BCST (R10), Z7, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z7, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z7, Z5
-	VFMADD231PS.BCST (R11), Z7, Z6
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2268,8 +2268,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2281,30 +2279,32 @@ step:
 	VADDPS           (DI), Z5, Z5
 	ADDQ             SI, DI
 	VADDPS           (DI), Z6, Z6
+	ADDQ             SI, DI
+	VADDPS           (DI), Z7, Z7
 
 alone:
-	VBROADCASTSS 96(AX), Z7
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z7, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z7, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z7, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z7, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z7, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z7, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z7, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (DI)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2338,29 +2338,29 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Z8
-	VFMADD231PS.BCST (R9), Z8, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z8, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z8, Z2
-	VFMADD231PS.BCST (R10), Z8, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z8, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z8, Z5
-	VFMADD231PS.BCST (R11), Z8, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z8, Z7
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2370,8 +2370,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2385,33 +2383,35 @@ step:
 	VADDPS           (DI), Z6, Z6
 	ADDQ             SI, DI
 	VADDPS           (DI), Z7, Z7
+	ADDQ             SI, DI
+	VADDPS           (DI), Z8, Z8
 
 alone:
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z8, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z8, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z8, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z8, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z8, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z8, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z8, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z8, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2445,31 +2445,31 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
 
 step:
 	MOVLQSX          (SI), R9
 	ADDQ             CX, R9
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
-	VMOVUPS          (DI), Z9
-	VFMADD231PS.BCST (R9), Z9, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z9, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z9, Z2
-	VFMADD231PS.BCST (R10), Z9, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z9, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z9, Z5
-	VFMADD231PS.BCST (R11), Z9, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z9, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z9, Z8
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2479,8 +2479,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2496,36 +2494,38 @@ step:
 	VADDPS           (DI), Z7, Z7
 	ADDQ             SI, DI
 	VADDPS           (DI), Z8, Z8
+	ADDQ             SI, DI
+	VADDPS           (DI), Z9, Z9
 
 alone:
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z9, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z9, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z9, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z9, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z9, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z9, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z9, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z9, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z9, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (DI)
 	IMUL3Q       $0x09, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2559,16 +2559,16 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
 
 step:
 	MOVLQSX          (SI), R9
@@ -2576,17 +2576,17 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Z10
-	VFMADD231PS.BCST (R9), Z10, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z10, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z10, Z2
-	VFMADD231PS.BCST (R10), Z10, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z10, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z10, Z5
-	VFMADD231PS.BCST (R11), Z10, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z10, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z10, Z8
-	VFMADD231PS.BCST (R12), Z10, Z9
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2596,8 +2596,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2615,39 +2613,41 @@ step:
 	VADDPS           (DI), Z8, Z8
 	ADDQ             SI, DI
 	VADDPS           (DI), Z9, Z9
+	ADDQ             SI, DI
+	VADDPS           (DI), Z10, Z10
 
 alone:
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z10, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z10, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z10, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z10, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z10, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z10, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z10, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z10, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z10, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z10, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	IMUL3Q       $0x0a, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2681,17 +2681,17 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
 
 step:
 	MOVLQSX          (SI), R9
@@ -2699,18 +2699,18 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Z11
-	VFMADD231PS.BCST (R9), Z11, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z11, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z11, Z2
-	VFMADD231PS.BCST (R10), Z11, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z11, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z11, Z5
-	VFMADD231PS.BCST (R11), Z11, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z11, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z11, Z8
-	VFMADD231PS.BCST (R12), Z11, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z11, Z10
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2720,8 +2720,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2741,42 +2739,44 @@ step:
 	VADDPS           (DI), Z9, Z9
 	ADDQ             SI, DI
 	VADDPS           (DI), Z10, Z10
+	ADDQ             SI, DI
+	VADDPS           (DI), Z11, Z11
 
 alone:
-	VBROADCASTSS 96(AX), Z11
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z11, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z11, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z11, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z11, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z11, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z11, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z11, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z11, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z11, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z11, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z11, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (DI)
 	IMUL3Q       $0x0b, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2810,18 +2810,18 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
-	VMOVAPS Z0, Z11
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
+	VMOVAPS Z1, Z12
 
 step:
 	MOVLQSX          (SI), R9
@@ -2829,19 +2829,19 @@ step:
 	LEAQ             (R9)(BX*1), R10
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
-	VMOVUPS          (DI), Z12
-	VFMADD231PS.BCST (R9), Z12, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z12, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z12, Z2
-	VFMADD231PS.BCST (R10), Z12, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z12, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z12, Z5
-	VFMADD231PS.BCST (R11), Z12, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z12, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z12, Z8
-	VFMADD231PS.BCST (R12), Z12, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z12, Z10
-	VFMADD231PS.BCST (R12)(DX*2), Z12, Z11
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
+	VFMADD231PS.BCST (R12)(DX*2), Z0, Z12
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2851,8 +2851,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -2874,45 +2872,47 @@ step:
 	VADDPS           (DI), Z10, Z10
 	ADDQ             SI, DI
 	VADDPS           (DI), Z11, Z11
+	ADDQ             SI, DI
+	VADDPS           (DI), Z12, Z12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z12, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z12, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z12, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z12, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z12, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z12, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z12, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z12, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z12, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z12, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z12, Z11
+	VMAXPS       Z11, Z0, Z11
 	VMOVUPS      Z11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	IMUL3Q       $0x0c, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -2946,19 +2946,19 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
-	VMOVAPS Z0, Z11
-	VMOVAPS Z0, Z12
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
+	VMOVAPS Z1, Z12
+	VMOVAPS Z1, Z13
 
 step:
 	MOVLQSX          (SI), R9
@@ -2967,20 +2967,20 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Z13
-	VFMADD231PS.BCST (R9), Z13, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z13, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z13, Z2
-	VFMADD231PS.BCST (R10), Z13, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z13, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z13, Z5
-	VFMADD231PS.BCST (R11), Z13, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z13, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z13, Z8
-	VFMADD231PS.BCST (R12), Z13, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z13, Z10
-	VFMADD231PS.BCST (R12)(DX*2), Z13, Z11
-	VFMADD231PS.BCST (R13), Z13, Z12
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
+	VFMADD231PS.BCST (R12)(DX*2), Z0, Z12
+	VFMADD231PS.BCST (R13), Z0, Z13
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -2990,8 +2990,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -3015,48 +3013,50 @@ step:
 	VADDPS           (DI), Z11, Z11
 	ADDQ             SI, DI
 	VADDPS           (DI), Z12, Z12
+	ADDQ             SI, DI
+	VADDPS           (DI), Z13, Z13
 
 alone:
-	VBROADCASTSS 96(AX), Z13
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z13, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z13, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z13, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z13, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z13, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z13, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z13, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z13, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z13, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z13, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z13, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z13, Z11
+	VMAXPS       Z11, Z0, Z11
 	VMOVUPS      Z11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z12, Z13, Z12
+	VMAXPS       Z12, Z0, Z12
 	VMOVUPS      Z12, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (DI)
 	IMUL3Q       $0x0d, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3090,20 +3090,20 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
-	VMOVAPS Z0, Z11
-	VMOVAPS Z0, Z12
-	VMOVAPS Z0, Z13
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
+	VMOVAPS Z1, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z1, Z14
 
 step:
 	MOVLQSX          (SI), R9
@@ -3112,21 +3112,21 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Z14
-	VFMADD231PS.BCST (R9), Z14, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z14, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z14, Z2
-	VFMADD231PS.BCST (R10), Z14, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z14, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z14, Z5
-	VFMADD231PS.BCST (R11), Z14, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z14, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z14, Z8
-	VFMADD231PS.BCST (R12), Z14, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z14, Z10
-	VFMADD231PS.BCST (R12)(DX*2), Z14, Z11
-	VFMADD231PS.BCST (R13), Z14, Z12
-	VFMADD231PS.BCST (R13)(DX*1), Z14, Z13
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
+	VFMADD231PS.BCST (R12)(DX*2), Z0, Z12
+	VFMADD231PS.BCST (R13), Z0, Z13
+	VFMADD231PS.BCST (R13)(DX*1), Z0, Z14
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -3136,8 +3136,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -3163,51 +3161,53 @@ step:
 	VADDPS           (DI), Z12, Z12
 	ADDQ             SI, DI
 	VADDPS           (DI), Z13, Z13
+	ADDQ             SI, DI
+	VADDPS           (DI), Z14, Z14
 
 alone:
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z14, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z14, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z14, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z14, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z14, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z14, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z14, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z14, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z14, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z14, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z14, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z14, Z11
+	VMAXPS       Z11, Z0, Z11
 	VMOVUPS      Z11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z12, Z14, Z12
+	VMAXPS       Z12, Z0, Z12
 	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z14, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	IMUL3Q       $0x0e, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3241,21 +3241,21 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
-	VMOVAPS Z0, Z11
-	VMOVAPS Z0, Z12
-	VMOVAPS Z0, Z13
-	VMOVAPS Z0, Z14
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
+	VMOVAPS Z1, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z1, Z14
+	VMOVAPS Z1, Z15
 
 step:
 	MOVLQSX          (SI), R9
@@ -3264,22 +3264,22 @@ step:
 	LEAQ             (R9)(BX*2), R11
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
-	VMOVUPS          (DI), Z15
-	VFMADD231PS.BCST (R9), Z15, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z15, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z15, Z2
-	VFMADD231PS.BCST (R10), Z15, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z15, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z15, Z5
-	VFMADD231PS.BCST (R11), Z15, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z15, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z15, Z8
-	VFMADD231PS.BCST (R12), Z15, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z15, Z10
-	VFMADD231PS.BCST (R12)(DX*2), Z15, Z11
-	VFMADD231PS.BCST (R13), Z15, Z12
-	VFMADD231PS.BCST (R13)(DX*1), Z15, Z13
-	VFMADD231PS.BCST (R13)(DX*2), Z15, Z14
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
+	VFMADD231PS.BCST (R12)(DX*2), Z0, Z12
+	VFMADD231PS.BCST (R13), Z0, Z13
+	VFMADD231PS.BCST (R13)(DX*1), Z0, Z14
+	VFMADD231PS.BCST (R13)(DX*2), Z0, Z15
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -3289,8 +3289,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -3318,54 +3316,56 @@ step:
 	VADDPS           (DI), Z13, Z13
 	ADDQ             SI, DI
 	VADDPS           (DI), Z14, Z14
+	ADDQ             SI, DI
+	VADDPS           (DI), Z15, Z15
 
 alone:
-	VBROADCASTSS 96(AX), Z15
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z15, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z15, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z15, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z15, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z15, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z15, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z15, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z15, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z15, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z15, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z15, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z15, Z11
+	VMAXPS       Z11, Z0, Z11
 	VMOVUPS      Z11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z12, Z15, Z12
+	VMAXPS       Z12, Z0, Z12
 	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z15, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z14, Z15, Z14
+	VMAXPS       Z14, Z0, Z14
 	VMOVUPS      Z14, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (DI)
 	IMUL3Q       $0x0f, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3399,22 +3399,22 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
-	VMOVAPS Z0, Z4
-	VMOVAPS Z0, Z5
-	VMOVAPS Z0, Z6
-	VMOVAPS Z0, Z7
-	VMOVAPS Z0, Z8
-	VMOVAPS Z0, Z9
-	VMOVAPS Z0, Z10
-	VMOVAPS Z0, Z11
-	VMOVAPS Z0, Z12
-	VMOVAPS Z0, Z13
-	VMOVAPS Z0, Z14
-	VMOVAPS Z0, Z15
+	VMOVUPS (R9), Z1
+	VMOVAPS Z1, Z2
+	VMOVAPS Z1, Z3
+	VMOVAPS Z1, Z4
+	VMOVAPS Z1, Z5
+	VMOVAPS Z1, Z6
+	VMOVAPS Z1, Z7
+	VMOVAPS Z1, Z8
+	VMOVAPS Z1, Z9
+	VMOVAPS Z1, Z10
+	VMOVAPS Z1, Z11
+	VMOVAPS Z1, Z12
+	VMOVAPS Z1, Z13
+	VMOVAPS Z1, Z14
+	VMOVAPS Z1, Z15
+	VMOVAPS Z1, Z16
 
 step:
 	MOVLQSX          (SI), R9
@@ -3424,23 +3424,23 @@ step:
 	LEAQ             (R10)(BX*2), R12
 	LEAQ             (R9)(BX*4), R13
 	LEAQ             (R10)(BX*4), R14
-	VMOVUPS          (DI), Z16
-	VFMADD231PS.BCST (R9), Z16, Z0
-	VFMADD231PS.BCST (R9)(DX*1), Z16, Z1
-	VFMADD231PS.BCST (R9)(DX*2), Z16, Z2
-	VFMADD231PS.BCST (R10), Z16, Z3
-	VFMADD231PS.BCST (R10)(DX*1), Z16, Z4
-	VFMADD231PS.BCST (R10)(DX*2), Z16, Z5
-	VFMADD231PS.BCST (R11), Z16, Z6
-	VFMADD231PS.BCST (R11)(DX*1), Z16, Z7
-	VFMADD231PS.BCST (R11)(DX*2), Z16, Z8
-	VFMADD231PS.BCST (R12), Z16, Z9
-	VFMADD231PS.BCST (R12)(DX*1), Z16, Z10
-	VFMADD231PS.BCST (R12)(DX*2), Z16, Z11
-	VFMADD231PS.BCST (R13), Z16, Z12
-	VFMADD231PS.BCST (R13)(DX*1), Z16, Z13
-	VFMADD231PS.BCST (R13)(DX*2), Z16, Z14
-	VFMADD231PS.BCST (R14), Z16, Z15
+	VMOVUPS          (DI), Z0
+	VFMADD231PS.BCST (R9), Z0, Z1
+	VFMADD231PS.BCST (R9)(DX*1), Z0, Z2
+	VFMADD231PS.BCST (R9)(DX*2), Z0, Z3
+	VFMADD231PS.BCST (R10), Z0, Z4
+	VFMADD231PS.BCST (R10)(DX*1), Z0, Z5
+	VFMADD231PS.BCST (R10)(DX*2), Z0, Z6
+	VFMADD231PS.BCST (R11), Z0, Z7
+	VFMADD231PS.BCST (R11)(DX*1), Z0, Z8
+	VFMADD231PS.BCST (R11)(DX*2), Z0, Z9
+	VFMADD231PS.BCST (R12), Z0, Z10
+	VFMADD231PS.BCST (R12)(DX*1), Z0, Z11
+	VFMADD231PS.BCST (R12)(DX*2), Z0, Z12
+	VFMADD231PS.BCST (R13), Z0, Z13
+	VFMADD231PS.BCST (R13)(DX*1), Z0, Z14
+	VFMADD231PS.BCST (R13)(DX*2), Z0, Z15
+	VFMADD231PS.BCST (R14), Z0, Z16
 	ADDQ             $0x04, SI
 	ADDQ             $0x00000040, DI
 	DECQ             R8
@@ -3450,8 +3450,6 @@ step:
 	MOVQ             112(AX), DI
 	TESTQ            DI, DI
 	JZ               alone
-	VADDPS           (DI), Z0, Z0
-	ADDQ             SI, DI
 	VADDPS           (DI), Z1, Z1
 	ADDQ             SI, DI
 	VADDPS           (DI), Z2, Z2
@@ -3481,57 +3479,59 @@ step:
 	VADDPS           (DI), Z14, Z14
 	ADDQ             SI, DI
 	VADDPS           (DI), Z15, Z15
+	ADDQ             SI, DI
+	VADDPS           (DI), Z16, Z16
 
 alone:
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
-	VMAXPS       Z0, Z16, Z0
-	VMOVUPS      Z0, (DI)
-	ADDQ         SI, DI
-	VMAXPS       Z1, Z16, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z16, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z16, Z3
+	VMAXPS       Z3, Z0, Z3
 	VMOVUPS      Z3, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z4, Z16, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z16, Z5
+	VMAXPS       Z5, Z0, Z5
 	VMOVUPS      Z5, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z6, Z16, Z6
+	VMAXPS       Z6, Z0, Z6
 	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z16, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z8, Z16, Z8
+	VMAXPS       Z8, Z0, Z8
 	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z16, Z9
+	VMAXPS       Z9, Z0, Z9
 	VMOVUPS      Z9, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z10, Z16, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z16, Z11
+	VMAXPS       Z11, Z0, Z11
 	VMOVUPS      Z11, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z12, Z16, Z12
+	VMAXPS       Z12, Z0, Z12
 	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z16, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z14, Z16, Z14
+	VMAXPS       Z14, Z0, Z14
 	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z16, Z15
+	VMAXPS       Z15, Z0, Z15
 	VMOVUPS      Z15, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	IMUL3Q       $0x10, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3565,17 +3565,17 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Y1
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Y2
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z2
-	VMOVUPS      64(SI), Y3
-	VBROADCASTSS (R8), Z4
-	VFMADD231PS  Z4, Z2, Z0
-	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (SI), Z3
+	VMOVUPS      64(SI), Y4
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z3, Z1
+	VFMADD231PS  Y0, Y4, Y2
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000060, SI
 	DECQ         DI
@@ -3586,19 +3586,19 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Y1, Y1
+	VADDPS       (DI), Y2, Y2
 
 alone:
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z2, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Y1, Y2, Y1
-	VMOVUPS      Y1, (SI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3632,22 +3632,22 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z4
-	VMOVUPS      64(SI), Y5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z4, Z0
-	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS (R8)(DX*1), Z6
-	VFMADD231PS  Z6, Z4, Z2
-	VFMADD231PS  Y6, Y5, Y3
+	VMOVUPS      (SI), Z5
+	VMOVUPS      64(SI), Y6
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z5, Z1
+	VFMADD231PS  Y0, Y6, Y2
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z5, Z3
+	VFMADD231PS  Y0, Y6, Y4
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000060, SI
 	DECQ         DI
@@ -3658,29 +3658,29 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Y1, Y1
+	VADDPS       (DI), Y2, Y2
 	ADDQ         BX, DI
-	VADDPS       (DI), Y3, Y3
+	VADDPS       (DI), Y4, Y4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z4, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z2, Z4, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Y1, Y4, Y1
-	VMOVUPS      Y1, (SI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Y3, Y4, Y3
-	VMOVUPS      Y3, (SI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (SI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3714,27 +3714,27 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Y7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z6, Z0
-	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS (R8)(DX*1), Z8
-	VFMADD231PS  Z8, Z6, Z2
-	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS (R8)(DX*2), Z8
-	VFMADD231PS  Z8, Z6, Z4
-	VFMADD231PS  Y8, Y7, Y5
+	VMOVUPS      (SI), Z7
+	VMOVUPS      64(SI), Y8
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z7, Z1
+	VFMADD231PS  Y0, Y8, Y2
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z7, Z3
+	VFMADD231PS  Y0, Y8, Y4
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z7, Z5
+	VFMADD231PS  Y0, Y8, Y6
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000060, SI
 	DECQ         DI
@@ -3745,39 +3745,39 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
+	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Y1, Y1
+	VADDPS       (DI), Y2, Y2
 	ADDQ         BX, DI
-	VADDPS       (DI), Y3, Y3
+	VADDPS       (DI), Y4, Y4
 	ADDQ         BX, DI
-	VADDPS       (DI), Y5, Y5
+	VADDPS       (DI), Y6, Y6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z6, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z2, Z6, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z6, Z4
-	VMOVUPS      Z4, (R8)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Y1, Y6, Y1
-	VMOVUPS      Y1, (SI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Y3, Y6, Y3
-	VMOVUPS      Y3, (SI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Y5, Y6, Y5
-	VMOVUPS      Y5, (SI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (SI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3811,33 +3811,33 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z8
-	VMOVUPS      64(DI), Y9
-	VBROADCASTSS (R9), Z10
-	VFMADD231PS  Z10, Z8, Z0
-	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS (R9)(DX*1), Z10
-	VFMADD231PS  Z10, Z8, Z2
-	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS (R9)(DX*2), Z10
-	VFMADD231PS  Z10, Z8, Z4
-	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R10), Z10
-	VFMADD231PS  Z10, Z8, Z6
-	VFMADD231PS  Y10, Y9, Y7
+	VMOVUPS      (DI), Z9
+	VMOVUPS      64(DI), Y10
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z9, Z1
+	VFMADD231PS  Y0, Y10, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z9, Z3
+	VFMADD231PS  Y0, Y10, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z9, Z5
+	VFMADD231PS  Y0, Y10, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z9, Z7
+	VFMADD231PS  Y0, Y10, Y8
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -3848,49 +3848,49 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 
 alone:
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z8, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z8, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y8, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y8, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y8, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y8, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -3924,38 +3924,38 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z10
-	VMOVUPS      64(DI), Y11
-	VBROADCASTSS (R9), Z12
-	VFMADD231PS  Z12, Z10, Z0
-	VFMADD231PS  Y12, Y11, Y1
-	VBROADCASTSS (R9)(DX*1), Z12
-	VFMADD231PS  Z12, Z10, Z2
-	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS (R9)(DX*2), Z12
-	VFMADD231PS  Z12, Z10, Z4
-	VFMADD231PS  Y12, Y11, Y5
-	VBROADCASTSS (R10), Z12
-	VFMADD231PS  Z12, Z10, Z6
-	VFMADD231PS  Y12, Y11, Y7
-	VBROADCASTSS (R10)(DX*1), Z12
-	VFMADD231PS  Z12, Z10, Z8
-	VFMADD231PS  Y12, Y11, Y9
+	VMOVUPS      (DI), Z11
+	VMOVUPS      64(DI), Y12
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z11, Z1
+	VFMADD231PS  Y0, Y12, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z11, Z3
+	VFMADD231PS  Y0, Y12, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z11, Z5
+	VFMADD231PS  Y0, Y12, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z11, Z7
+	VFMADD231PS  Y0, Y12, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z11, Z9
+	VFMADD231PS  Y0, Y12, Y10
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -3966,59 +3966,59 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 
 alone:
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z10, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z10, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z10, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z10, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z10, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y10, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y10, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y10, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y10, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y10, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4052,43 +4052,43 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z12
-	VMOVUPS      64(DI), Y13
-	VBROADCASTSS (R9), Z14
-	VFMADD231PS  Z14, Z12, Z0
-	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS (R9)(DX*1), Z14
-	VFMADD231PS  Z14, Z12, Z2
-	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS (R9)(DX*2), Z14
-	VFMADD231PS  Z14, Z12, Z4
-	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS (R10), Z14
-	VFMADD231PS  Z14, Z12, Z6
-	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS (R10)(DX*1), Z14
-	VFMADD231PS  Z14, Z12, Z8
-	VFMADD231PS  Y14, Y13, Y9
-	VBROADCASTSS (R10)(DX*2), Z14
-	VFMADD231PS  Z14, Z12, Z10
-	VFMADD231PS  Y14, Y13, Y11
+	VMOVUPS      (DI), Z13
+	VMOVUPS      64(DI), Y14
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Y0, Y14, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z3
+	VFMADD231PS  Y0, Y14, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z5
+	VFMADD231PS  Y0, Y14, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z13, Z7
+	VFMADD231PS  Y0, Y14, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z9
+	VFMADD231PS  Y0, Y14, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z11
+	VFMADD231PS  Y0, Y14, Y12
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4099,69 +4099,69 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z12, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z12, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z12, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z12, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y12, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y12, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y12, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y12, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y12, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y12, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4195,49 +4195,49 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z14
-	VMOVUPS      64(DI), Y15
-	VBROADCASTSS (R9), Z16
-	VFMADD231PS  Z16, Z14, Z0
-	VFMADD231PS  Y16, Y15, Y1
-	VBROADCASTSS (R9)(DX*1), Z16
-	VFMADD231PS  Z16, Z14, Z2
-	VFMADD231PS  Y16, Y15, Y3
-	VBROADCASTSS (R9)(DX*2), Z16
-	VFMADD231PS  Z16, Z14, Z4
-	VFMADD231PS  Y16, Y15, Y5
-	VBROADCASTSS (R10), Z16
-	VFMADD231PS  Z16, Z14, Z6
-	VFMADD231PS  Y16, Y15, Y7
-	VBROADCASTSS (R10)(DX*1), Z16
-	VFMADD231PS  Z16, Z14, Z8
-	VFMADD231PS  Y16, Y15, Y9
-	VBROADCASTSS (R10)(DX*2), Z16
-	VFMADD231PS  Z16, Z14, Z10
-	VFMADD231PS  Y16, Y15, Y11
-	VBROADCASTSS (R11), Z16
-	VFMADD231PS  Z16, Z14, Z12
-	VFMADD231PS  Y16, Y15, Y13
+	VMOVUPS      (DI), Z15
+	VMOVUPS      64(DI), Y16
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z15, Z1
+	VFMADD231PS  Y0, Y16, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z15, Z3
+	VFMADD231PS  Y0, Y16, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z15, Z5
+	VFMADD231PS  Y0, Y16, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z15, Z7
+	VFMADD231PS  Y0, Y16, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z15, Z9
+	VFMADD231PS  Y0, Y16, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z15, Z11
+	VFMADD231PS  Y0, Y16, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z15, Z13
+	VFMADD231PS  Y0, Y16, Y14
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4248,79 +4248,79 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 
 alone:
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z14, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z14, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z14, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z14, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z14, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z14, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z14, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y14, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y14, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y14, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y14, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y14, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y14, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y14, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4354,54 +4354,54 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
-	VMOVAPS Z0, Z14
-	VMOVAPS Y1, Y15
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z1, Z15
+	VMOVAPS Y2, Y16
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z16
-	VMOVUPS      64(DI), Y17
-	VBROADCASTSS (R9), Z18
-	VFMADD231PS  Z18, Z16, Z0
-	VFMADD231PS  Y18, Y17, Y1
-	VBROADCASTSS (R9)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z2
-	VFMADD231PS  Y18, Y17, Y3
-	VBROADCASTSS (R9)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Y18, Y17, Y5
-	VBROADCASTSS (R10), Z18
-	VFMADD231PS  Z18, Z16, Z6
-	VFMADD231PS  Y18, Y17, Y7
-	VBROADCASTSS (R10)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z8
-	VFMADD231PS  Y18, Y17, Y9
-	VBROADCASTSS (R10)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z10
-	VFMADD231PS  Y18, Y17, Y11
-	VBROADCASTSS (R11), Z18
-	VFMADD231PS  Z18, Z16, Z12
-	VFMADD231PS  Y18, Y17, Y13
-	VBROADCASTSS (R11)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z14
-	VFMADD231PS  Y18, Y17, Y15
+	VMOVUPS      (DI), Z17
+	VMOVUPS      64(DI), Y18
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z17, Z1
+	VFMADD231PS  Y0, Y18, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z3
+	VFMADD231PS  Y0, Y18, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Y0, Y18, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z17, Z7
+	VFMADD231PS  Y0, Y18, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z9
+	VFMADD231PS  Y0, Y18, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z11
+	VFMADD231PS  Y0, Y18, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z17, Z13
+	VFMADD231PS  Y0, Y18, Y14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z15
+	VFMADD231PS  Y0, Y18, Y16
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4412,89 +4412,89 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
+	VADDPS       (R8), Y16, Y16
 
 alone:
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z16, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z16, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z16, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z16, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z16, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z16, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z16, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z16, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y16, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y16, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y16, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y16, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y16, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y16, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y16, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y16, Y15
-	VMOVUPS      Y15, (DI)
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4528,59 +4528,59 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
-	VMOVAPS Z0, Z14
-	VMOVAPS Y1, Y15
-	VMOVAPS Z0, Z16
-	VMOVAPS Y1, Y17
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z1, Z15
+	VMOVAPS Y2, Y16
+	VMOVAPS Z1, Z17
+	VMOVAPS Y2, Y18
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z18
-	VMOVUPS      64(DI), Y19
-	VBROADCASTSS (R9), Z20
-	VFMADD231PS  Z20, Z18, Z0
-	VFMADD231PS  Y20, Y19, Y1
-	VBROADCASTSS (R9)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z2
-	VFMADD231PS  Y20, Y19, Y3
-	VBROADCASTSS (R9)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z4
-	VFMADD231PS  Y20, Y19, Y5
-	VBROADCASTSS (R10), Z20
-	VFMADD231PS  Z20, Z18, Z6
-	VFMADD231PS  Y20, Y19, Y7
-	VBROADCASTSS (R10)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z8
-	VFMADD231PS  Y20, Y19, Y9
-	VBROADCASTSS (R10)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z10
-	VFMADD231PS  Y20, Y19, Y11
-	VBROADCASTSS (R11), Z20
-	VFMADD231PS  Z20, Z18, Z12
-	VFMADD231PS  Y20, Y19, Y13
-	VBROADCASTSS (R11)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z14
-	VFMADD231PS  Y20, Y19, Y15
-	VBROADCASTSS (R11)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z16
-	VFMADD231PS  Y20, Y19, Y17
+	VMOVUPS      (DI), Z19
+	VMOVUPS      64(DI), Y20
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z19, Z1
+	VFMADD231PS  Y0, Y20, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z3
+	VFMADD231PS  Y0, Y20, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z5
+	VFMADD231PS  Y0, Y20, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Y0, Y20, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z9
+	VFMADD231PS  Y0, Y20, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z11
+	VFMADD231PS  Y0, Y20, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z19, Z13
+	VFMADD231PS  Y0, Y20, Y14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z15
+	VFMADD231PS  Y0, Y20, Y16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z17
+	VFMADD231PS  Y0, Y20, Y18
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4591,99 +4591,99 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 
 alone:
-	VBROADCASTSS 96(AX), Z18
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z18, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z18, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z18, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z18, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z18, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z18, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z18, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z18, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z18, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y18, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y18, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y18, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y18, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y18, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y18, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y18, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y18, Y15
-	VMOVUPS      Y15, (DI)
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y17, Y18, Y17
-	VMOVUPS      Y17, (DI)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (DI)
 	IMUL3Q       $0x09, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4717,26 +4717,26 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
-	VMOVAPS Z0, Z14
-	VMOVAPS Y1, Y15
-	VMOVAPS Z0, Z16
-	VMOVAPS Y1, Y17
-	VMOVAPS Z0, Z18
-	VMOVAPS Y1, Y19
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z1, Z15
+	VMOVAPS Y2, Y16
+	VMOVAPS Z1, Z17
+	VMOVAPS Y2, Y18
+	VMOVAPS Z1, Z19
+	VMOVAPS Y2, Y20
 
 step:
 	MOVLQSX      (SI), R9
@@ -4744,38 +4744,38 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z20
-	VMOVUPS      64(DI), Y21
-	VBROADCASTSS (R9), Z22
-	VFMADD231PS  Z22, Z20, Z0
-	VFMADD231PS  Y22, Y21, Y1
-	VBROADCASTSS (R9)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z2
-	VFMADD231PS  Y22, Y21, Y3
-	VBROADCASTSS (R9)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z4
-	VFMADD231PS  Y22, Y21, Y5
-	VBROADCASTSS (R10), Z22
-	VFMADD231PS  Z22, Z20, Z6
-	VFMADD231PS  Y22, Y21, Y7
-	VBROADCASTSS (R10)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z8
-	VFMADD231PS  Y22, Y21, Y9
-	VBROADCASTSS (R10)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z10
-	VFMADD231PS  Y22, Y21, Y11
-	VBROADCASTSS (R11), Z22
-	VFMADD231PS  Z22, Z20, Z12
-	VFMADD231PS  Y22, Y21, Y13
-	VBROADCASTSS (R11)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z14
-	VFMADD231PS  Y22, Y21, Y15
-	VBROADCASTSS (R11)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z16
-	VFMADD231PS  Y22, Y21, Y17
-	VBROADCASTSS (R12), Z22
-	VFMADD231PS  Z22, Z20, Z18
-	VFMADD231PS  Y22, Y21, Y19
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Y22
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z21, Z1
+	VFMADD231PS  Y0, Y22, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z3
+	VFMADD231PS  Y0, Y22, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z5
+	VFMADD231PS  Y0, Y22, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z21, Z7
+	VFMADD231PS  Y0, Y22, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z9
+	VFMADD231PS  Y0, Y22, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z11
+	VFMADD231PS  Y0, Y22, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z21, Z13
+	VFMADD231PS  Y0, Y22, Y14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z15
+	VFMADD231PS  Y0, Y22, Y16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z17
+	VFMADD231PS  Y0, Y22, Y18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z21, Z19
+	VFMADD231PS  Y0, Y22, Y20
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4786,109 +4786,109 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 	ADDQ         SI, R8
-	VADDPS       (R8), Y19, Y19
+	VADDPS       (R8), Y20, Y20
 
 alone:
-	VBROADCASTSS 96(AX), Z20
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z20, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z20, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z20, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z20, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z20, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z20, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z20, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z20, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z20, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z20, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y20, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y20, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y20, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y20, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y20, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y20, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y20, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y20, Y15
-	VMOVUPS      Y15, (DI)
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y17, Y20, Y17
-	VMOVUPS      Y17, (DI)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y19, Y20, Y19
-	VMOVUPS      Y19, (DI)
+	VMAXPS       Y20, Y0, Y20
+	VMOVUPS      Y20, (DI)
 	IMUL3Q       $0x0a, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -4922,28 +4922,28 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
-	VMOVAPS Z0, Z14
-	VMOVAPS Y1, Y15
-	VMOVAPS Z0, Z16
-	VMOVAPS Y1, Y17
-	VMOVAPS Z0, Z18
-	VMOVAPS Y1, Y19
-	VMOVAPS Z0, Z20
-	VMOVAPS Y1, Y21
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z1, Z15
+	VMOVAPS Y2, Y16
+	VMOVAPS Z1, Z17
+	VMOVAPS Y2, Y18
+	VMOVAPS Z1, Z19
+	VMOVAPS Y2, Y20
+	VMOVAPS Z1, Z21
+	VMOVAPS Y2, Y22
 
 step:
 	MOVLQSX      (SI), R9
@@ -4951,41 +4951,41 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z22
-	VMOVUPS      64(DI), Y23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z22, Z0
-	VFMADD231PS  Y24, Y23, Y1
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z2
-	VFMADD231PS  Y24, Y23, Y3
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z4
-	VFMADD231PS  Y24, Y23, Y5
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z22, Z6
-	VFMADD231PS  Y24, Y23, Y7
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z8
-	VFMADD231PS  Y24, Y23, Y9
-	VBROADCASTSS (R10)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Y24, Y23, Y11
-	VBROADCASTSS (R11), Z24
-	VFMADD231PS  Z24, Z22, Z12
-	VFMADD231PS  Y24, Y23, Y13
-	VBROADCASTSS (R11)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z14
-	VFMADD231PS  Y24, Y23, Y15
-	VBROADCASTSS (R11)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z16
-	VFMADD231PS  Y24, Y23, Y17
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z24, Z22, Z18
-	VFMADD231PS  Y24, Y23, Y19
-	VBROADCASTSS (R12)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z20
-	VFMADD231PS  Y24, Y23, Y21
+	VMOVUPS      (DI), Z23
+	VMOVUPS      64(DI), Y24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z23, Z1
+	VFMADD231PS  Y0, Y24, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z3
+	VFMADD231PS  Y0, Y24, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z5
+	VFMADD231PS  Y0, Y24, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z23, Z7
+	VFMADD231PS  Y0, Y24, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z9
+	VFMADD231PS  Y0, Y24, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Y0, Y24, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z23, Z13
+	VFMADD231PS  Y0, Y24, Y14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z15
+	VFMADD231PS  Y0, Y24, Y16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z17
+	VFMADD231PS  Y0, Y24, Y18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z23, Z19
+	VFMADD231PS  Y0, Y24, Y20
+	VBROADCASTSS (R12)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z21
+	VFMADD231PS  Y0, Y24, Y22
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -4996,119 +4996,119 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
+	VADDPS       (R9), Z21, Z21
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 	ADDQ         SI, R8
-	VADDPS       (R8), Y19, Y19
+	VADDPS       (R8), Y20, Y20
 	ADDQ         SI, R8
-	VADDPS       (R8), Y21, Y21
+	VADDPS       (R8), Y22, Y22
 
 alone:
-	VBROADCASTSS 96(AX), Z22
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z22, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z22, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z22, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z22, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z22, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z22, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z22, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z22, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z22, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z22, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z20, Z22, Z20
-	VMOVUPS      Z20, (R9)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y22, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y22, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y22, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y22, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y22, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y22, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y22, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y22, Y15
-	VMOVUPS      Y15, (DI)
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y17, Y22, Y17
-	VMOVUPS      Y17, (DI)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y19, Y22, Y19
-	VMOVUPS      Y19, (DI)
+	VMAXPS       Y20, Y0, Y20
+	VMOVUPS      Y20, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y21, Y22, Y21
-	VMOVUPS      Y21, (DI)
+	VMAXPS       Y22, Y0, Y22
+	VMOVUPS      Y22, (DI)
 	IMUL3Q       $0x0b, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5142,30 +5142,30 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Y1
-	VMOVAPS Z0, Z2
-	VMOVAPS Y1, Y3
-	VMOVAPS Z0, Z4
-	VMOVAPS Y1, Y5
-	VMOVAPS Z0, Z6
-	VMOVAPS Y1, Y7
-	VMOVAPS Z0, Z8
-	VMOVAPS Y1, Y9
-	VMOVAPS Z0, Z10
-	VMOVAPS Y1, Y11
-	VMOVAPS Z0, Z12
-	VMOVAPS Y1, Y13
-	VMOVAPS Z0, Z14
-	VMOVAPS Y1, Y15
-	VMOVAPS Z0, Z16
-	VMOVAPS Y1, Y17
-	VMOVAPS Z0, Z18
-	VMOVAPS Y1, Y19
-	VMOVAPS Z0, Z20
-	VMOVAPS Y1, Y21
-	VMOVAPS Z0, Z22
-	VMOVAPS Y1, Y23
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Y2
+	VMOVAPS Z1, Z3
+	VMOVAPS Y2, Y4
+	VMOVAPS Z1, Z5
+	VMOVAPS Y2, Y6
+	VMOVAPS Z1, Z7
+	VMOVAPS Y2, Y8
+	VMOVAPS Z1, Z9
+	VMOVAPS Y2, Y10
+	VMOVAPS Z1, Z11
+	VMOVAPS Y2, Y12
+	VMOVAPS Z1, Z13
+	VMOVAPS Y2, Y14
+	VMOVAPS Z1, Z15
+	VMOVAPS Y2, Y16
+	VMOVAPS Z1, Z17
+	VMOVAPS Y2, Y18
+	VMOVAPS Z1, Z19
+	VMOVAPS Y2, Y20
+	VMOVAPS Z1, Z21
+	VMOVAPS Y2, Y22
+	VMOVAPS Z1, Z23
+	VMOVAPS Y2, Y24
 
 step:
 	MOVLQSX      (SI), R9
@@ -5173,44 +5173,44 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Y25
-	VBROADCASTSS (R9), Z26
-	VFMADD231PS  Z26, Z24, Z0
-	VFMADD231PS  Y26, Y25, Y1
-	VBROADCASTSS (R9)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z2
-	VFMADD231PS  Y26, Y25, Y3
-	VBROADCASTSS (R9)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z4
-	VFMADD231PS  Y26, Y25, Y5
-	VBROADCASTSS (R10), Z26
-	VFMADD231PS  Z26, Z24, Z6
-	VFMADD231PS  Y26, Y25, Y7
-	VBROADCASTSS (R10)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z8
-	VFMADD231PS  Y26, Y25, Y9
-	VBROADCASTSS (R10)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z10
-	VFMADD231PS  Y26, Y25, Y11
-	VBROADCASTSS (R11), Z26
-	VFMADD231PS  Z26, Z24, Z12
-	VFMADD231PS  Y26, Y25, Y13
-	VBROADCASTSS (R11)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z14
-	VFMADD231PS  Y26, Y25, Y15
-	VBROADCASTSS (R11)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z16
-	VFMADD231PS  Y26, Y25, Y17
-	VBROADCASTSS (R12), Z26
-	VFMADD231PS  Z26, Z24, Z18
-	VFMADD231PS  Y26, Y25, Y19
-	VBROADCASTSS (R12)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z20
-	VFMADD231PS  Y26, Y25, Y21
-	VBROADCASTSS (R12)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z22
-	VFMADD231PS  Y26, Y25, Y23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Y26
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Y0, Y26, Y2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z3
+	VFMADD231PS  Y0, Y26, Y4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z5
+	VFMADD231PS  Y0, Y26, Y6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z7
+	VFMADD231PS  Y0, Y26, Y8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z9
+	VFMADD231PS  Y0, Y26, Y10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z11
+	VFMADD231PS  Y0, Y26, Y12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Y0, Y26, Y14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z15
+	VFMADD231PS  Y0, Y26, Y16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z17
+	VFMADD231PS  Y0, Y26, Y18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z25, Z19
+	VFMADD231PS  Y0, Y26, Y20
+	VBROADCASTSS (R12)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z21
+	VFMADD231PS  Y0, Y26, Y22
+	VBROADCASTSS (R12)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z23
+	VFMADD231PS  Y0, Y26, Y24
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000060, DI
 	DECQ         R8
@@ -5221,129 +5221,129 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
+	VADDPS       (R9), Z21, Z21
 	ADDQ         SI, R9
-	VADDPS       (R9), Z22, Z22
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Y1, Y1
+	VADDPS       (R8), Y2, Y2
 	ADDQ         SI, R8
-	VADDPS       (R8), Y3, Y3
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VADDPS       (R8), Y9, Y9
+	VADDPS       (R8), Y10, Y10
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y13, Y13
+	VADDPS       (R8), Y14, Y14
 	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 	ADDQ         SI, R8
-	VADDPS       (R8), Y19, Y19
+	VADDPS       (R8), Y20, Y20
 	ADDQ         SI, R8
-	VADDPS       (R8), Y21, Y21
+	VADDPS       (R8), Y22, Y22
 	ADDQ         SI, R8
-	VADDPS       (R8), Y23, Y23
+	VADDPS       (R8), Y24, Y24
 
 alone:
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z24, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z24, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z24, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z20, Z24, Z20
-	VMOVUPS      Z20, (R9)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
-	VMOVUPS      Z22, (R9)
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Y1, Y24, Y1
-	VMOVUPS      Y1, (DI)
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y24, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y5, Y24, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y7, Y24, Y7
-	VMOVUPS      Y7, (DI)
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y9, Y24, Y9
-	VMOVUPS      Y9, (DI)
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y11, Y24, Y11
-	VMOVUPS      Y11, (DI)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y13, Y24, Y13
-	VMOVUPS      Y13, (DI)
+	VMAXPS       Y14, Y0, Y14
+	VMOVUPS      Y14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y15, Y24, Y15
-	VMOVUPS      Y15, (DI)
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y17, Y24, Y17
-	VMOVUPS      Y17, (DI)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y19, Y24, Y19
-	VMOVUPS      Y19, (DI)
+	VMAXPS       Y20, Y0, Y20
+	VMOVUPS      Y20, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y21, Y24, Y21
-	VMOVUPS      Y21, (DI)
+	VMAXPS       Y22, Y0, Y22
+	VMOVUPS      Y22, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Y23, Y24, Y23
-	VMOVUPS      Y23, (DI)
+	VMAXPS       Y24, Y0, Y24
+	VMOVUPS      Y24, (DI)
 	IMUL3Q       $0x0c, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5377,17 +5377,17 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z2
-	VMOVUPS      64(SI), Z3
-	VBROADCASTSS (R8), Z4
-	VFMADD231PS  Z4, Z2, Z0
-	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (SI), Z3
+	VMOVUPS      64(SI), Z4
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z3, Z1
+	VFMADD231PS  Z0, Z4, Z2
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000080, SI
 	DECQ         DI
@@ -5398,19 +5398,19 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Z1, Z1
+	VADDPS       (DI), Z2, Z2
 
 alone:
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z2, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Z1, Z2, Z1
-	VMOVUPS      Z1, (SI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (SI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5444,22 +5444,22 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
 	VMOVAPS Z1, Z3
+	VMOVAPS Z2, Z4
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z4
-	VMOVUPS      64(SI), Z5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z4, Z0
-	VFMADD231PS  Z6, Z5, Z1
-	VBROADCASTSS (R8)(DX*1), Z6
-	VFMADD231PS  Z6, Z4, Z2
-	VFMADD231PS  Z6, Z5, Z3
+	VMOVUPS      (SI), Z5
+	VMOVUPS      64(SI), Z6
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z5, Z1
+	VFMADD231PS  Z0, Z6, Z2
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z5, Z3
+	VFMADD231PS  Z0, Z6, Z4
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000080, SI
 	DECQ         DI
@@ -5470,29 +5470,29 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Z1, Z1
+	VADDPS       (DI), Z2, Z2
 	ADDQ         BX, DI
-	VADDPS       (DI), Z3, Z3
+	VADDPS       (DI), Z4, Z4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z4, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z2, Z4, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Z1, Z4, Z1
-	VMOVUPS      Z1, (SI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Z3, Z4, Z3
-	VMOVUPS      Z3, (SI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (SI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5526,27 +5526,27 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
+	VMOVAPS Z2, Z6
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Z7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z6, Z0
-	VFMADD231PS  Z8, Z7, Z1
-	VBROADCASTSS (R8)(DX*1), Z8
-	VFMADD231PS  Z8, Z6, Z2
-	VFMADD231PS  Z8, Z7, Z3
-	VBROADCASTSS (R8)(DX*2), Z8
-	VFMADD231PS  Z8, Z6, Z4
-	VFMADD231PS  Z8, Z7, Z5
+	VMOVUPS      (SI), Z7
+	VMOVUPS      64(SI), Z8
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z7, Z1
+	VFMADD231PS  Z0, Z8, Z2
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z7, Z3
+	VFMADD231PS  Z0, Z8, Z4
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z7, Z5
+	VFMADD231PS  Z0, Z8, Z6
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000080, SI
 	DECQ         DI
@@ -5557,39 +5557,39 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
+	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
+	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), DI
-	VADDPS       (DI), Z1, Z1
+	VADDPS       (DI), Z2, Z2
 	ADDQ         BX, DI
-	VADDPS       (DI), Z3, Z3
+	VADDPS       (DI), Z4, Z4
 	ADDQ         BX, DI
-	VADDPS       (DI), Z5, Z5
+	VADDPS       (DI), Z6, Z6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z6, Z0
-	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z2, Z6, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z6, Z4
-	VMOVUPS      Z4, (R8)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), SI
-	VMAXPS       Z1, Z6, Z1
-	VMOVUPS      Z1, (SI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Z3, Z6, Z3
-	VMOVUPS      Z3, (SI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (SI)
 	ADDQ         BX, SI
-	VMAXPS       Z5, Z6, Z5
-	VMOVUPS      Z5, (SI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (SI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5623,33 +5623,33 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
+	VMOVAPS Z2, Z8
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z8
-	VMOVUPS      64(DI), Z9
-	VBROADCASTSS (R9), Z10
-	VFMADD231PS  Z10, Z8, Z0
-	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS (R9)(DX*1), Z10
-	VFMADD231PS  Z10, Z8, Z2
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS (R9)(DX*2), Z10
-	VFMADD231PS  Z10, Z8, Z4
-	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS (R10), Z10
-	VFMADD231PS  Z10, Z8, Z6
-	VFMADD231PS  Z10, Z9, Z7
+	VMOVUPS      (DI), Z9
+	VMOVUPS      64(DI), Z10
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z9, Z1
+	VFMADD231PS  Z0, Z10, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z9, Z3
+	VFMADD231PS  Z0, Z10, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z9, Z5
+	VFMADD231PS  Z0, Z10, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z9, Z7
+	VFMADD231PS  Z0, Z10, Z8
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -5660,49 +5660,49 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 
 alone:
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z8, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z8, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z8, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z8, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z8, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z8, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5736,38 +5736,38 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
+	VMOVAPS Z2, Z10
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z10
-	VMOVUPS      64(DI), Z11
-	VBROADCASTSS (R9), Z12
-	VFMADD231PS  Z12, Z10, Z0
-	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS (R9)(DX*1), Z12
-	VFMADD231PS  Z12, Z10, Z2
-	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS (R9)(DX*2), Z12
-	VFMADD231PS  Z12, Z10, Z4
-	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS (R10), Z12
-	VFMADD231PS  Z12, Z10, Z6
-	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS (R10)(DX*1), Z12
-	VFMADD231PS  Z12, Z10, Z8
-	VFMADD231PS  Z12, Z11, Z9
+	VMOVUPS      (DI), Z11
+	VMOVUPS      64(DI), Z12
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z11, Z1
+	VFMADD231PS  Z0, Z12, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z11, Z3
+	VFMADD231PS  Z0, Z12, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z11, Z5
+	VFMADD231PS  Z0, Z12, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z11, Z7
+	VFMADD231PS  Z0, Z12, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z11, Z9
+	VFMADD231PS  Z0, Z12, Z10
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -5778,59 +5778,59 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 
 alone:
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z10, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z10, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z10, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z10, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z10, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z10, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z10, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z10, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z10, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z10, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -5864,43 +5864,43 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
+	VMOVAPS Z2, Z12
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z12
-	VMOVUPS      64(DI), Z13
-	VBROADCASTSS (R9), Z14
-	VFMADD231PS  Z14, Z12, Z0
-	VFMADD231PS  Z14, Z13, Z1
-	VBROADCASTSS (R9)(DX*1), Z14
-	VFMADD231PS  Z14, Z12, Z2
-	VFMADD231PS  Z14, Z13, Z3
-	VBROADCASTSS (R9)(DX*2), Z14
-	VFMADD231PS  Z14, Z12, Z4
-	VFMADD231PS  Z14, Z13, Z5
-	VBROADCASTSS (R10), Z14
-	VFMADD231PS  Z14, Z12, Z6
-	VFMADD231PS  Z14, Z13, Z7
-	VBROADCASTSS (R10)(DX*1), Z14
-	VFMADD231PS  Z14, Z12, Z8
-	VFMADD231PS  Z14, Z13, Z9
-	VBROADCASTSS (R10)(DX*2), Z14
-	VFMADD231PS  Z14, Z12, Z10
-	VFMADD231PS  Z14, Z13, Z11
+	VMOVUPS      (DI), Z13
+	VMOVUPS      64(DI), Z14
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Z0, Z14, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z3
+	VFMADD231PS  Z0, Z14, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z5
+	VFMADD231PS  Z0, Z14, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z13, Z7
+	VFMADD231PS  Z0, Z14, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z9
+	VFMADD231PS  Z0, Z14, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z11
+	VFMADD231PS  Z0, Z14, Z12
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -5911,69 +5911,69 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z12, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z12, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z12, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z12, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z12, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z12, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z12, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z12, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z12, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z12, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6007,49 +6007,49 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
+	VMOVAPS Z2, Z14
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z14
-	VMOVUPS      64(DI), Z15
-	VBROADCASTSS (R9), Z16
-	VFMADD231PS  Z16, Z14, Z0
-	VFMADD231PS  Z16, Z15, Z1
-	VBROADCASTSS (R9)(DX*1), Z16
-	VFMADD231PS  Z16, Z14, Z2
-	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS (R9)(DX*2), Z16
-	VFMADD231PS  Z16, Z14, Z4
-	VFMADD231PS  Z16, Z15, Z5
-	VBROADCASTSS (R10), Z16
-	VFMADD231PS  Z16, Z14, Z6
-	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS (R10)(DX*1), Z16
-	VFMADD231PS  Z16, Z14, Z8
-	VFMADD231PS  Z16, Z15, Z9
-	VBROADCASTSS (R10)(DX*2), Z16
-	VFMADD231PS  Z16, Z14, Z10
-	VFMADD231PS  Z16, Z15, Z11
-	VBROADCASTSS (R11), Z16
-	VFMADD231PS  Z16, Z14, Z12
-	VFMADD231PS  Z16, Z15, Z13
+	VMOVUPS      (DI), Z15
+	VMOVUPS      64(DI), Z16
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z15, Z1
+	VFMADD231PS  Z0, Z16, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z15, Z3
+	VFMADD231PS  Z0, Z16, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z15, Z5
+	VFMADD231PS  Z0, Z16, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z15, Z7
+	VFMADD231PS  Z0, Z16, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z15, Z9
+	VFMADD231PS  Z0, Z16, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z15, Z11
+	VFMADD231PS  Z0, Z16, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z15, Z13
+	VFMADD231PS  Z0, Z16, Z14
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -6060,79 +6060,79 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 
 alone:
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z14, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z14, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z14, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z14, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z14, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z14, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z14, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z14, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z14, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z14, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z14, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z14, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z14, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z14, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6166,54 +6166,54 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
-	VMOVAPS Z0, Z14
+	VMOVAPS Z2, Z14
 	VMOVAPS Z1, Z15
+	VMOVAPS Z2, Z16
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z16
-	VMOVUPS      64(DI), Z17
-	VBROADCASTSS (R9), Z18
-	VFMADD231PS  Z18, Z16, Z0
-	VFMADD231PS  Z18, Z17, Z1
-	VBROADCASTSS (R9)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z2
-	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS (R9)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS (R10), Z18
-	VFMADD231PS  Z18, Z16, Z6
-	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS (R10)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z8
-	VFMADD231PS  Z18, Z17, Z9
-	VBROADCASTSS (R10)(DX*2), Z18
-	VFMADD231PS  Z18, Z16, Z10
-	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS (R11), Z18
-	VFMADD231PS  Z18, Z16, Z12
-	VFMADD231PS  Z18, Z17, Z13
-	VBROADCASTSS (R11)(DX*1), Z18
-	VFMADD231PS  Z18, Z16, Z14
-	VFMADD231PS  Z18, Z17, Z15
+	VMOVUPS      (DI), Z17
+	VMOVUPS      64(DI), Z18
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z17, Z1
+	VFMADD231PS  Z0, Z18, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z3
+	VFMADD231PS  Z0, Z18, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Z0, Z18, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z17, Z7
+	VFMADD231PS  Z0, Z18, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z9
+	VFMADD231PS  Z0, Z18, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z11
+	VFMADD231PS  Z0, Z18, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z17, Z13
+	VFMADD231PS  Z0, Z18, Z14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z15
+	VFMADD231PS  Z0, Z18, Z16
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -6224,89 +6224,89 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
+	VADDPS       (R8), Z16, Z16
 
 alone:
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z16, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z16, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z16, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z16, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z16, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z16, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z16, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z16, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z16, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z16, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z16, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z16, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z16, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z16, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z16, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z16, Z15
-	VMOVUPS      Z15, (DI)
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6340,59 +6340,59 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
-	VMOVAPS Z0, Z14
+	VMOVAPS Z2, Z14
 	VMOVAPS Z1, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z2, Z16
 	VMOVAPS Z1, Z17
+	VMOVAPS Z2, Z18
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z18
-	VMOVUPS      64(DI), Z19
-	VBROADCASTSS (R9), Z20
-	VFMADD231PS  Z20, Z18, Z0
-	VFMADD231PS  Z20, Z19, Z1
-	VBROADCASTSS (R9)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z2
-	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R9)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z4
-	VFMADD231PS  Z20, Z19, Z5
-	VBROADCASTSS (R10), Z20
-	VFMADD231PS  Z20, Z18, Z6
-	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R10)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z8
-	VFMADD231PS  Z20, Z19, Z9
-	VBROADCASTSS (R10)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z10
-	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R11), Z20
-	VFMADD231PS  Z20, Z18, Z12
-	VFMADD231PS  Z20, Z19, Z13
-	VBROADCASTSS (R11)(DX*1), Z20
-	VFMADD231PS  Z20, Z18, Z14
-	VFMADD231PS  Z20, Z19, Z15
-	VBROADCASTSS (R11)(DX*2), Z20
-	VFMADD231PS  Z20, Z18, Z16
-	VFMADD231PS  Z20, Z19, Z17
+	VMOVUPS      (DI), Z19
+	VMOVUPS      64(DI), Z20
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z19, Z1
+	VFMADD231PS  Z0, Z20, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z3
+	VFMADD231PS  Z0, Z20, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z5
+	VFMADD231PS  Z0, Z20, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Z0, Z20, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z9
+	VFMADD231PS  Z0, Z20, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z11
+	VFMADD231PS  Z0, Z20, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z19, Z13
+	VFMADD231PS  Z0, Z20, Z14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z15
+	VFMADD231PS  Z0, Z20, Z16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z17
+	VFMADD231PS  Z0, Z20, Z18
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -6403,99 +6403,99 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 
 alone:
-	VBROADCASTSS 96(AX), Z18
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z18, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z18, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z18, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z18, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z18, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z18, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z18, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z18, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z18, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z18, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z18, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z18, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z18, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z18, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z18, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z18, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z18, Z15
-	VMOVUPS      Z15, (DI)
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z17, Z18, Z17
-	VMOVUPS      Z17, (DI)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (DI)
 	IMUL3Q       $0x09, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6529,26 +6529,26 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
-	VMOVAPS Z0, Z14
+	VMOVAPS Z2, Z14
 	VMOVAPS Z1, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z2, Z16
 	VMOVAPS Z1, Z17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z2, Z18
 	VMOVAPS Z1, Z19
+	VMOVAPS Z2, Z20
 
 step:
 	MOVLQSX      (SI), R9
@@ -6556,38 +6556,38 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z20
-	VMOVUPS      64(DI), Z21
-	VBROADCASTSS (R9), Z22
-	VFMADD231PS  Z22, Z20, Z0
-	VFMADD231PS  Z22, Z21, Z1
-	VBROADCASTSS (R9)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z2
-	VFMADD231PS  Z22, Z21, Z3
-	VBROADCASTSS (R9)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z4
-	VFMADD231PS  Z22, Z21, Z5
-	VBROADCASTSS (R10), Z22
-	VFMADD231PS  Z22, Z20, Z6
-	VFMADD231PS  Z22, Z21, Z7
-	VBROADCASTSS (R10)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z8
-	VFMADD231PS  Z22, Z21, Z9
-	VBROADCASTSS (R10)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z10
-	VFMADD231PS  Z22, Z21, Z11
-	VBROADCASTSS (R11), Z22
-	VFMADD231PS  Z22, Z20, Z12
-	VFMADD231PS  Z22, Z21, Z13
-	VBROADCASTSS (R11)(DX*1), Z22
-	VFMADD231PS  Z22, Z20, Z14
-	VFMADD231PS  Z22, Z21, Z15
-	VBROADCASTSS (R11)(DX*2), Z22
-	VFMADD231PS  Z22, Z20, Z16
-	VFMADD231PS  Z22, Z21, Z17
-	VBROADCASTSS (R12), Z22
-	VFMADD231PS  Z22, Z20, Z18
-	VFMADD231PS  Z22, Z21, Z19
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Z22
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z21, Z1
+	VFMADD231PS  Z0, Z22, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z3
+	VFMADD231PS  Z0, Z22, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z5
+	VFMADD231PS  Z0, Z22, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z21, Z7
+	VFMADD231PS  Z0, Z22, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z9
+	VFMADD231PS  Z0, Z22, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z11
+	VFMADD231PS  Z0, Z22, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z21, Z13
+	VFMADD231PS  Z0, Z22, Z14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z15
+	VFMADD231PS  Z0, Z22, Z16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z17
+	VFMADD231PS  Z0, Z22, Z18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z21, Z19
+	VFMADD231PS  Z0, Z22, Z20
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -6598,109 +6598,109 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 	ADDQ         SI, R8
-	VADDPS       (R8), Z19, Z19
+	VADDPS       (R8), Z20, Z20
 
 alone:
-	VBROADCASTSS 96(AX), Z20
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z20, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z20, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z20, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z20, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z20, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z20, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z20, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z20, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z20, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z20, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z20, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z20, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z20, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z20, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z20, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z20, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z20, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z20, Z15
-	VMOVUPS      Z15, (DI)
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z17, Z20, Z17
-	VMOVUPS      Z17, (DI)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z19, Z20, Z19
-	VMOVUPS      Z19, (DI)
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (DI)
 	IMUL3Q       $0x0a, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6734,28 +6734,28 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
-	VMOVAPS Z0, Z14
+	VMOVAPS Z2, Z14
 	VMOVAPS Z1, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z2, Z16
 	VMOVAPS Z1, Z17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z2, Z18
 	VMOVAPS Z1, Z19
-	VMOVAPS Z0, Z20
+	VMOVAPS Z2, Z20
 	VMOVAPS Z1, Z21
+	VMOVAPS Z2, Z22
 
 step:
 	MOVLQSX      (SI), R9
@@ -6763,41 +6763,41 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z22
-	VMOVUPS      64(DI), Z23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z22, Z0
-	VFMADD231PS  Z24, Z23, Z1
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z2
-	VFMADD231PS  Z24, Z23, Z3
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z4
-	VFMADD231PS  Z24, Z23, Z5
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z22, Z6
-	VFMADD231PS  Z24, Z23, Z7
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z8
-	VFMADD231PS  Z24, Z23, Z9
-	VBROADCASTSS (R10)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS (R11), Z24
-	VFMADD231PS  Z24, Z22, Z12
-	VFMADD231PS  Z24, Z23, Z13
-	VBROADCASTSS (R11)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z14
-	VFMADD231PS  Z24, Z23, Z15
-	VBROADCASTSS (R11)(DX*2), Z24
-	VFMADD231PS  Z24, Z22, Z16
-	VFMADD231PS  Z24, Z23, Z17
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z24, Z22, Z18
-	VFMADD231PS  Z24, Z23, Z19
-	VBROADCASTSS (R12)(DX*1), Z24
-	VFMADD231PS  Z24, Z22, Z20
-	VFMADD231PS  Z24, Z23, Z21
+	VMOVUPS      (DI), Z23
+	VMOVUPS      64(DI), Z24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z23, Z1
+	VFMADD231PS  Z0, Z24, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z3
+	VFMADD231PS  Z0, Z24, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z5
+	VFMADD231PS  Z0, Z24, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z23, Z7
+	VFMADD231PS  Z0, Z24, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z9
+	VFMADD231PS  Z0, Z24, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Z0, Z24, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z23, Z13
+	VFMADD231PS  Z0, Z24, Z14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z15
+	VFMADD231PS  Z0, Z24, Z16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z23, Z17
+	VFMADD231PS  Z0, Z24, Z18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z23, Z19
+	VFMADD231PS  Z0, Z24, Z20
+	VBROADCASTSS (R12)(DX*1), Z0
+	VFMADD231PS  Z0, Z23, Z21
+	VFMADD231PS  Z0, Z24, Z22
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -6808,119 +6808,119 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
+	VADDPS       (R9), Z21, Z21
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 	ADDQ         SI, R8
-	VADDPS       (R8), Z19, Z19
+	VADDPS       (R8), Z20, Z20
 	ADDQ         SI, R8
-	VADDPS       (R8), Z21, Z21
+	VADDPS       (R8), Z22, Z22
 
 alone:
-	VBROADCASTSS 96(AX), Z22
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z22, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z22, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z22, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z22, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z22, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z22, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z22, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z22, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z22, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z22, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z20, Z22, Z20
-	VMOVUPS      Z20, (R9)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z22, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z22, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z22, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z22, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z22, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z22, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z22, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z22, Z15
-	VMOVUPS      Z15, (DI)
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z17, Z22, Z17
-	VMOVUPS      Z17, (DI)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z19, Z22, Z19
-	VMOVUPS      Z19, (DI)
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z21, Z22, Z21
-	VMOVUPS      Z21, (DI)
+	VMAXPS       Z22, Z0, Z22
+	VMOVUPS      Z22, (DI)
 	IMUL3Q       $0x0b, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -6954,30 +6954,30 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVAPS Z0, Z2
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
 	VMOVAPS Z1, Z3
-	VMOVAPS Z0, Z4
+	VMOVAPS Z2, Z4
 	VMOVAPS Z1, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z6
 	VMOVAPS Z1, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z2, Z8
 	VMOVAPS Z1, Z9
-	VMOVAPS Z0, Z10
+	VMOVAPS Z2, Z10
 	VMOVAPS Z1, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z12
 	VMOVAPS Z1, Z13
-	VMOVAPS Z0, Z14
+	VMOVAPS Z2, Z14
 	VMOVAPS Z1, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z2, Z16
 	VMOVAPS Z1, Z17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z2, Z18
 	VMOVAPS Z1, Z19
-	VMOVAPS Z0, Z20
+	VMOVAPS Z2, Z20
 	VMOVAPS Z1, Z21
-	VMOVAPS Z0, Z22
+	VMOVAPS Z2, Z22
 	VMOVAPS Z1, Z23
+	VMOVAPS Z2, Z24
 
 step:
 	MOVLQSX      (SI), R9
@@ -6985,44 +6985,44 @@ step:
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
 	LEAQ         (R10)(BX*2), R12
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Z25
-	VBROADCASTSS (R9), Z26
-	VFMADD231PS  Z26, Z24, Z0
-	VFMADD231PS  Z26, Z25, Z1
-	VBROADCASTSS (R9)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z2
-	VFMADD231PS  Z26, Z25, Z3
-	VBROADCASTSS (R9)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z4
-	VFMADD231PS  Z26, Z25, Z5
-	VBROADCASTSS (R10), Z26
-	VFMADD231PS  Z26, Z24, Z6
-	VFMADD231PS  Z26, Z25, Z7
-	VBROADCASTSS (R10)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z8
-	VFMADD231PS  Z26, Z25, Z9
-	VBROADCASTSS (R10)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z10
-	VFMADD231PS  Z26, Z25, Z11
-	VBROADCASTSS (R11), Z26
-	VFMADD231PS  Z26, Z24, Z12
-	VFMADD231PS  Z26, Z25, Z13
-	VBROADCASTSS (R11)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z14
-	VFMADD231PS  Z26, Z25, Z15
-	VBROADCASTSS (R11)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z16
-	VFMADD231PS  Z26, Z25, Z17
-	VBROADCASTSS (R12), Z26
-	VFMADD231PS  Z26, Z24, Z18
-	VFMADD231PS  Z26, Z25, Z19
-	VBROADCASTSS (R12)(DX*1), Z26
-	VFMADD231PS  Z26, Z24, Z20
-	VFMADD231PS  Z26, Z25, Z21
-	VBROADCASTSS (R12)(DX*2), Z26
-	VFMADD231PS  Z26, Z24, Z22
-	VFMADD231PS  Z26, Z25, Z23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Z26
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Z0, Z26, Z2
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z3
+	VFMADD231PS  Z0, Z26, Z4
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z5
+	VFMADD231PS  Z0, Z26, Z6
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z7
+	VFMADD231PS  Z0, Z26, Z8
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z9
+	VFMADD231PS  Z0, Z26, Z10
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z11
+	VFMADD231PS  Z0, Z26, Z12
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Z0, Z26, Z14
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z15
+	VFMADD231PS  Z0, Z26, Z16
+	VBROADCASTSS (R11)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z17
+	VFMADD231PS  Z0, Z26, Z18
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  Z0, Z25, Z19
+	VFMADD231PS  Z0, Z26, Z20
+	VBROADCASTSS (R12)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z21
+	VFMADD231PS  Z0, Z26, Z22
+	VBROADCASTSS (R12)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z23
+	VFMADD231PS  Z0, Z26, Z24
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000080, DI
 	DECQ         R8
@@ -7033,129 +7033,129 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
+	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
-	VADDPS       (R9), Z2, Z2
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
+	VADDPS       (R9), Z5, Z5
 	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
+	VADDPS       (R9), Z9, Z9
 	ADDQ         SI, R9
-	VADDPS       (R9), Z10, Z10
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
+	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
-	VADDPS       (R9), Z14, Z14
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
+	VADDPS       (R9), Z17, Z17
 	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
+	VADDPS       (R9), Z21, Z21
 	ADDQ         SI, R9
-	VADDPS       (R9), Z22, Z22
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
-	VADDPS       (R8), Z1, Z1
+	VADDPS       (R8), Z2, Z2
 	ADDQ         SI, R8
-	VADDPS       (R8), Z3, Z3
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VADDPS       (R8), Z9, Z9
+	VADDPS       (R8), Z10, Z10
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z13, Z13
+	VADDPS       (R8), Z14, Z14
 	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 	ADDQ         SI, R8
-	VADDPS       (R8), Z19, Z19
+	VADDPS       (R8), Z20, Z20
 	ADDQ         SI, R8
-	VADDPS       (R8), Z21, Z21
+	VADDPS       (R8), Z22, Z22
 	ADDQ         SI, R8
-	VADDPS       (R8), Z23, Z23
+	VADDPS       (R8), Z24, Z24
 
 alone:
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z2, Z24, Z2
-	VMOVUPS      Z2, (R9)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
-	VMOVUPS      Z4, (R9)
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z8, Z24, Z8
-	VMOVUPS      Z8, (R9)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
-	VMOVUPS      Z10, (R9)
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z24, Z14
-	VMOVUPS      Z14, (R9)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
-	VMOVUPS      Z16, (R9)
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z20, Z24, Z20
-	VMOVUPS      Z20, (R9)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
-	VMOVUPS      Z22, (R9)
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
 	LEAQ         (R8)(DI*1), DI
-	VMAXPS       Z1, Z24, Z1
-	VMOVUPS      Z1, (DI)
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z24, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z5, Z24, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z7, Z24, Z7
-	VMOVUPS      Z7, (DI)
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z9, Z24, Z9
-	VMOVUPS      Z9, (DI)
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z11, Z24, Z11
-	VMOVUPS      Z11, (DI)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z13, Z24, Z13
-	VMOVUPS      Z13, (DI)
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z15, Z24, Z15
-	VMOVUPS      Z15, (DI)
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z17, Z24, Z17
-	VMOVUPS      Z17, (DI)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z19, Z24, Z19
-	VMOVUPS      Z19, (DI)
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z21, Z24, Z21
-	VMOVUPS      Z21, (DI)
+	VMAXPS       Z22, Z0, Z22
+	VMOVUPS      Z22, (DI)
 	ADDQ         SI, DI
-	VMAXPS       Z23, Z24, Z23
-	VMOVUPS      Z23, (DI)
+	VMAXPS       Z24, Z0, Z24
+	VMOVUPS      Z24, (DI)
 	IMUL3Q       $0x0c, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7189,20 +7189,20 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Y2
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Y3
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z3
-	VMOVUPS      64(SI), Z4
-	VMOVUPS      128(SI), Y5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z3, Z0
-	VFMADD231PS  Z6, Z4, Z1
-	VFMADD231PS  Y6, Y5, Y2
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VMOVUPS      128(SI), Y6
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z4, Z1
+	VFMADD231PS  Z0, Z5, Z2
+	VFMADD231PS  Y0, Y6, Y3
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000a0, SI
 	DECQ         DI
@@ -7213,26 +7213,26 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Y2, Y2
+	VADDPS       (DI), Y3, Y3
 
 alone:
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z3, Z0
-	VMOVUPS      Z0, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z3, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y3, Y2
-	VMOVUPS      Y2, (DI)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7266,27 +7266,27 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Z7
-	VMOVUPS      128(SI), Y8
-	VBROADCASTSS (R8), Z9
-	VFMADD231PS  Z9, Z6, Z0
-	VFMADD231PS  Z9, Z7, Z1
-	VFMADD231PS  Y9, Y8, Y2
-	VBROADCASTSS (R8)(DX*1), Z9
-	VFMADD231PS  Z9, Z6, Z3
-	VFMADD231PS  Z9, Z7, Z4
-	VFMADD231PS  Y9, Y8, Y5
+	VMOVUPS      (SI), Z7
+	VMOVUPS      64(SI), Z8
+	VMOVUPS      128(SI), Y9
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z7, Z1
+	VFMADD231PS  Z0, Z8, Z2
+	VFMADD231PS  Y0, Y9, Y3
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z7, Z4
+	VFMADD231PS  Z0, Z8, Z5
+	VFMADD231PS  Y0, Y9, Y6
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000a0, SI
 	DECQ         DI
@@ -7297,41 +7297,41 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z3, Z3
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z4, Z4
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Y2, Y2
+	VADDPS       (DI), Y3, Y3
 	ADDQ         BX, DI
-	VADDPS       (DI), Y5, Y5
+	VADDPS       (DI), Y6, Y6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z6, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z3, Z6, Z3
-	VMOVUPS      Z3, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z6, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z6, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y6, Y2
-	VMOVUPS      Y2, (DI)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Y5, Y6, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7365,34 +7365,34 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z9
-	VMOVUPS      64(SI), Z10
-	VMOVUPS      128(SI), Y11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z9, Z0
-	VFMADD231PS  Z12, Z10, Z1
-	VFMADD231PS  Y12, Y11, Y2
-	VBROADCASTSS (R8)(DX*1), Z12
-	VFMADD231PS  Z12, Z9, Z3
-	VFMADD231PS  Z12, Z10, Z4
-	VFMADD231PS  Y12, Y11, Y5
-	VBROADCASTSS (R8)(DX*2), Z12
-	VFMADD231PS  Z12, Z9, Z6
-	VFMADD231PS  Z12, Z10, Z7
-	VFMADD231PS  Y12, Y11, Y8
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VMOVUPS      128(SI), Y12
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z10, Z1
+	VFMADD231PS  Z0, Z11, Z2
+	VFMADD231PS  Y0, Y12, Y3
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z10, Z4
+	VFMADD231PS  Z0, Z11, Z5
+	VFMADD231PS  Y0, Y12, Y6
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z10, Z7
+	VFMADD231PS  Z0, Z11, Z8
+	VFMADD231PS  Y0, Y12, Y9
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000a0, SI
 	DECQ         DI
@@ -7403,56 +7403,56 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z3, Z3
-	ADDQ         BX, R8
-	VADDPS       (R8), Z6, Z6
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z4, Z4
 	ADDQ         BX, R8
 	VADDPS       (R8), Z7, Z7
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
+	ADDQ         BX, R8
+	VADDPS       (R8), Z8, Z8
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Y2, Y2
+	VADDPS       (DI), Y3, Y3
 	ADDQ         BX, DI
-	VADDPS       (DI), Y5, Y5
+	VADDPS       (DI), Y6, Y6
 	ADDQ         BX, DI
-	VADDPS       (DI), Y8, Y8
+	VADDPS       (DI), Y9, Y9
 
 alone:
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z9, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z3, Z9, Z3
-	VMOVUPS      Z3, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z6, Z9, Z6
-	VMOVUPS      Z6, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z9, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z9, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z7, Z9, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Y2, Y9, Y2
-	VMOVUPS      Y2, (DI)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Y5, Y9, Y5
-	VMOVUPS      Y5, (DI)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Y8, Y9, Y8
-	VMOVUPS      Y8, (DI)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7486,42 +7486,42 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 	VMOVAPS Z1, Z10
-	VMOVAPS Y2, Y11
+	VMOVAPS Z2, Z11
+	VMOVAPS Y3, Y12
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z12
-	VMOVUPS      64(DI), Z13
-	VMOVUPS      128(DI), Y14
-	VBROADCASTSS (R9), Z15
-	VFMADD231PS  Z15, Z12, Z0
-	VFMADD231PS  Z15, Z13, Z1
-	VFMADD231PS  Y15, Y14, Y2
-	VBROADCASTSS (R9)(DX*1), Z15
-	VFMADD231PS  Z15, Z12, Z3
-	VFMADD231PS  Z15, Z13, Z4
-	VFMADD231PS  Y15, Y14, Y5
-	VBROADCASTSS (R9)(DX*2), Z15
-	VFMADD231PS  Z15, Z12, Z6
-	VFMADD231PS  Z15, Z13, Z7
-	VFMADD231PS  Y15, Y14, Y8
-	VBROADCASTSS (R10), Z15
-	VFMADD231PS  Z15, Z12, Z9
-	VFMADD231PS  Z15, Z13, Z10
-	VFMADD231PS  Y15, Y14, Y11
+	VMOVUPS      (DI), Z13
+	VMOVUPS      64(DI), Z14
+	VMOVUPS      128(DI), Y15
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Z0, Z14, Z2
+	VFMADD231PS  Y0, Y15, Y3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z4
+	VFMADD231PS  Z0, Z14, Z5
+	VFMADD231PS  Y0, Y15, Y6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z7
+	VFMADD231PS  Z0, Z14, Z8
+	VFMADD231PS  Y0, Y15, Y9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z13, Z10
+	VFMADD231PS  Z0, Z14, Z11
+	VFMADD231PS  Y0, Y15, Y12
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000a0, DI
 	DECQ         R8
@@ -7532,14 +7532,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -7547,56 +7539,64 @@ step:
 	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
 	VADDPS       (R9), Z10, Z10
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Y2, Y2
+	VADDPS       (R8), Y3, Y3
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y8, Y8
+	VADDPS       (R8), Y9, Y9
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z12, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z12, Z9
-	VMOVUPS      Z9, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z12, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z12, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z12, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z12, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Y2, Y12, Y2
-	VMOVUPS      Y2, (R8)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y5, Y12, Y5
-	VMOVUPS      Y5, (R8)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y8, Y12, Y8
-	VMOVUPS      Y8, (R8)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y12, Y11
-	VMOVUPS      Y11, (R8)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7630,49 +7630,49 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 	VMOVAPS Z1, Z10
-	VMOVAPS Y2, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z11
+	VMOVAPS Y3, Y12
 	VMOVAPS Z1, Z13
-	VMOVAPS Y2, Y14
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z15
-	VMOVUPS      64(DI), Z16
-	VMOVUPS      128(DI), Y17
-	VBROADCASTSS (R9), Z18
-	VFMADD231PS  Z18, Z15, Z0
-	VFMADD231PS  Z18, Z16, Z1
-	VFMADD231PS  Y18, Y17, Y2
-	VBROADCASTSS (R9)(DX*1), Z18
-	VFMADD231PS  Z18, Z15, Z3
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Y18, Y17, Y5
-	VBROADCASTSS (R9)(DX*2), Z18
-	VFMADD231PS  Z18, Z15, Z6
-	VFMADD231PS  Z18, Z16, Z7
-	VFMADD231PS  Y18, Y17, Y8
-	VBROADCASTSS (R10), Z18
-	VFMADD231PS  Z18, Z15, Z9
-	VFMADD231PS  Z18, Z16, Z10
-	VFMADD231PS  Y18, Y17, Y11
-	VBROADCASTSS (R10)(DX*1), Z18
-	VFMADD231PS  Z18, Z15, Z12
-	VFMADD231PS  Z18, Z16, Z13
-	VFMADD231PS  Y18, Y17, Y14
+	VMOVUPS      (DI), Z16
+	VMOVUPS      64(DI), Z17
+	VMOVUPS      128(DI), Y18
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z16, Z1
+	VFMADD231PS  Z0, Z17, Z2
+	VFMADD231PS  Y0, Y18, Y3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z16, Z4
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Y0, Y18, Y6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z16, Z7
+	VFMADD231PS  Z0, Z17, Z8
+	VFMADD231PS  Y0, Y18, Y9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z16, Z10
+	VFMADD231PS  Z0, Z17, Z11
+	VFMADD231PS  Y0, Y18, Y12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z16, Z13
+	VFMADD231PS  Z0, Z17, Z14
+	VFMADD231PS  Y0, Y18, Y15
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000a0, DI
 	DECQ         R8
@@ -7683,16 +7683,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -7702,67 +7692,77 @@ step:
 	VADDPS       (R9), Z10, Z10
 	ADDQ         SI, R9
 	VADDPS       (R9), Z13, Z13
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Y2, Y2
+	VADDPS       (R8), Y3, Y3
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y8, Y8
+	VADDPS       (R8), Y9, Y9
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y14, Y14
+	VADDPS       (R8), Y15, Y15
 
 alone:
-	VBROADCASTSS 96(AX), Z15
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z15, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z15, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z15, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z15, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z15, Z12
-	VMOVUPS      Z12, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z15, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z15, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z15, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z15, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z15, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Y2, Y15, Y2
-	VMOVUPS      Y2, (R8)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y5, Y15, Y5
-	VMOVUPS      Y5, (R8)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y8, Y15, Y8
-	VMOVUPS      Y8, (R8)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y15, Y11
-	VMOVUPS      Y11, (R8)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y14, Y15, Y14
-	VMOVUPS      Y14, (R8)
+	VMAXPS       Y15, Y0, Y15
+	VMOVUPS      Y15, (R8)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7796,56 +7796,56 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 	VMOVAPS Z1, Z10
-	VMOVAPS Y2, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z11
+	VMOVAPS Y3, Y12
 	VMOVAPS Z1, Z13
-	VMOVAPS Y2, Y14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
 	VMOVAPS Z1, Z16
-	VMOVAPS Y2, Y17
+	VMOVAPS Z2, Z17
+	VMOVAPS Y3, Y18
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z18
-	VMOVUPS      64(DI), Z19
-	VMOVUPS      128(DI), Y20
-	VBROADCASTSS (R9), Z21
-	VFMADD231PS  Z21, Z18, Z0
-	VFMADD231PS  Z21, Z19, Z1
-	VFMADD231PS  Y21, Y20, Y2
-	VBROADCASTSS (R9)(DX*1), Z21
-	VFMADD231PS  Z21, Z18, Z3
-	VFMADD231PS  Z21, Z19, Z4
-	VFMADD231PS  Y21, Y20, Y5
-	VBROADCASTSS (R9)(DX*2), Z21
-	VFMADD231PS  Z21, Z18, Z6
-	VFMADD231PS  Z21, Z19, Z7
-	VFMADD231PS  Y21, Y20, Y8
-	VBROADCASTSS (R10), Z21
-	VFMADD231PS  Z21, Z18, Z9
-	VFMADD231PS  Z21, Z19, Z10
-	VFMADD231PS  Y21, Y20, Y11
-	VBROADCASTSS (R10)(DX*1), Z21
-	VFMADD231PS  Z21, Z18, Z12
-	VFMADD231PS  Z21, Z19, Z13
-	VFMADD231PS  Y21, Y20, Y14
-	VBROADCASTSS (R10)(DX*2), Z21
-	VFMADD231PS  Z21, Z18, Z15
-	VFMADD231PS  Z21, Z19, Z16
-	VFMADD231PS  Y21, Y20, Y17
+	VMOVUPS      (DI), Z19
+	VMOVUPS      64(DI), Z20
+	VMOVUPS      128(DI), Y21
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z19, Z1
+	VFMADD231PS  Z0, Z20, Z2
+	VFMADD231PS  Y0, Y21, Y3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z4
+	VFMADD231PS  Z0, Z20, Z5
+	VFMADD231PS  Y0, Y21, Y6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Z0, Z20, Z8
+	VFMADD231PS  Y0, Y21, Y9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z19, Z10
+	VFMADD231PS  Z0, Z20, Z11
+	VFMADD231PS  Y0, Y21, Y12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z13
+	VFMADD231PS  Z0, Z20, Z14
+	VFMADD231PS  Y0, Y21, Y15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z16
+	VFMADD231PS  Z0, Z20, Z17
+	VFMADD231PS  Y0, Y21, Y18
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000a0, DI
 	DECQ         R8
@@ -7856,18 +7856,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -7879,78 +7867,90 @@ step:
 	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
 	VADDPS       (R9), Z16, Z16
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Y2, Y2
+	VADDPS       (R8), Y3, Y3
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y8, Y8
+	VADDPS       (R8), Y9, Y9
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y14, Y14
+	VADDPS       (R8), Y15, Y15
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 
 alone:
-	VBROADCASTSS 96(AX), Z18
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z18, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z18, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z18, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z18, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z18, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z18, Z15
-	VMOVUPS      Z15, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z18, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z18, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z18, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z18, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z18, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z18, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Y2, Y18, Y2
-	VMOVUPS      Y2, (R8)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y5, Y18, Y5
-	VMOVUPS      Y5, (R8)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y8, Y18, Y8
-	VMOVUPS      Y8, (R8)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y18, Y11
-	VMOVUPS      Y11, (R8)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y14, Y18, Y14
-	VMOVUPS      Y14, (R8)
+	VMAXPS       Y15, Y0, Y15
+	VMOVUPS      Y15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y17, Y18, Y17
-	VMOVUPS      Y17, (R8)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (R8)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -7984,64 +7984,64 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 	VMOVAPS Z1, Z10
-	VMOVAPS Y2, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z11
+	VMOVAPS Y3, Y12
 	VMOVAPS Z1, Z13
-	VMOVAPS Y2, Y14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
 	VMOVAPS Z1, Z16
-	VMOVAPS Y2, Y17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z2, Z17
+	VMOVAPS Y3, Y18
 	VMOVAPS Z1, Z19
-	VMOVAPS Y2, Y20
+	VMOVAPS Z2, Z20
+	VMOVAPS Y3, Y21
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z21
-	VMOVUPS      64(DI), Z22
-	VMOVUPS      128(DI), Y23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z21, Z0
-	VFMADD231PS  Z24, Z22, Z1
-	VFMADD231PS  Y24, Y23, Y2
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z21, Z3
-	VFMADD231PS  Z24, Z22, Z4
-	VFMADD231PS  Y24, Y23, Y5
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z21, Z6
-	VFMADD231PS  Z24, Z22, Z7
-	VFMADD231PS  Y24, Y23, Y8
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z21, Z9
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Y24, Y23, Y11
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z21, Z12
-	VFMADD231PS  Z24, Z22, Z13
-	VFMADD231PS  Y24, Y23, Y14
-	VBROADCASTSS (R10)(DX*2), Z24
-	VFMADD231PS  Z24, Z21, Z15
-	VFMADD231PS  Z24, Z22, Z16
-	VFMADD231PS  Y24, Y23, Y17
-	VBROADCASTSS (R11), Z24
-	VFMADD231PS  Z24, Z21, Z18
-	VFMADD231PS  Z24, Z22, Z19
-	VFMADD231PS  Y24, Y23, Y20
+	VMOVUPS      (DI), Z22
+	VMOVUPS      64(DI), Z23
+	VMOVUPS      128(DI), Y24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z22, Z1
+	VFMADD231PS  Z0, Z23, Z2
+	VFMADD231PS  Y0, Y24, Y3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z22, Z4
+	VFMADD231PS  Z0, Z23, Z5
+	VFMADD231PS  Y0, Y24, Y6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z22, Z7
+	VFMADD231PS  Z0, Z23, Z8
+	VFMADD231PS  Y0, Y24, Y9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z22, Z10
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Y0, Y24, Y12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z22, Z13
+	VFMADD231PS  Z0, Z23, Z14
+	VFMADD231PS  Y0, Y24, Y15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z22, Z16
+	VFMADD231PS  Z0, Z23, Z17
+	VFMADD231PS  Y0, Y24, Y18
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z22, Z19
+	VFMADD231PS  Z0, Z23, Z20
+	VFMADD231PS  Y0, Y24, Y21
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000a0, DI
 	DECQ         R8
@@ -8052,20 +8052,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -8079,89 +8065,103 @@ step:
 	VADDPS       (R9), Z16, Z16
 	ADDQ         SI, R9
 	VADDPS       (R9), Z19, Z19
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Y2, Y2
+	VADDPS       (R8), Y3, Y3
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y8, Y8
+	VADDPS       (R8), Y9, Y9
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y14, Y14
+	VADDPS       (R8), Y15, Y15
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 	ADDQ         SI, R8
-	VADDPS       (R8), Y20, Y20
+	VADDPS       (R8), Y21, Y21
 
 alone:
-	VBROADCASTSS 96(AX), Z21
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z21, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z21, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z21, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z21, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z21, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z21, Z15
-	VMOVUPS      Z15, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z18, Z21, Z18
-	VMOVUPS      Z18, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z21, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z21, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z21, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z21, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z21, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z21, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z19, Z21, Z19
+	VMAXPS       Z19, Z0, Z19
 	VMOVUPS      Z19, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Y2, Y21, Y2
-	VMOVUPS      Y2, (R8)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y5, Y21, Y5
-	VMOVUPS      Y5, (R8)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y8, Y21, Y8
-	VMOVUPS      Y8, (R8)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y21, Y11
-	VMOVUPS      Y11, (R8)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y14, Y21, Y14
-	VMOVUPS      Y14, (R8)
+	VMAXPS       Y15, Y0, Y15
+	VMOVUPS      Y15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y17, Y21, Y17
-	VMOVUPS      Y17, (R8)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y20, Y21, Y20
-	VMOVUPS      Y20, (R8)
+	VMAXPS       Y21, Y0, Y21
+	VMOVUPS      Y21, (R8)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8195,71 +8195,71 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Y2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Y3
 	VMOVAPS Z1, Z4
-	VMOVAPS Y2, Y5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z2, Z5
+	VMOVAPS Y3, Y6
 	VMOVAPS Z1, Z7
-	VMOVAPS Y2, Y8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z2, Z8
+	VMOVAPS Y3, Y9
 	VMOVAPS Z1, Z10
-	VMOVAPS Y2, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z2, Z11
+	VMOVAPS Y3, Y12
 	VMOVAPS Z1, Z13
-	VMOVAPS Y2, Y14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z2, Z14
+	VMOVAPS Y3, Y15
 	VMOVAPS Z1, Z16
-	VMOVAPS Y2, Y17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z2, Z17
+	VMOVAPS Y3, Y18
 	VMOVAPS Z1, Z19
-	VMOVAPS Y2, Y20
-	VMOVAPS Z0, Z21
+	VMOVAPS Z2, Z20
+	VMOVAPS Y3, Y21
 	VMOVAPS Z1, Z22
-	VMOVAPS Y2, Y23
+	VMOVAPS Z2, Z23
+	VMOVAPS Y3, Y24
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Z25
-	VMOVUPS      128(DI), Y26
-	VBROADCASTSS (R9), Z27
-	VFMADD231PS  Z27, Z24, Z0
-	VFMADD231PS  Z27, Z25, Z1
-	VFMADD231PS  Y27, Y26, Y2
-	VBROADCASTSS (R9)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z3
-	VFMADD231PS  Z27, Z25, Z4
-	VFMADD231PS  Y27, Y26, Y5
-	VBROADCASTSS (R9)(DX*2), Z27
-	VFMADD231PS  Z27, Z24, Z6
-	VFMADD231PS  Z27, Z25, Z7
-	VFMADD231PS  Y27, Y26, Y8
-	VBROADCASTSS (R10), Z27
-	VFMADD231PS  Z27, Z24, Z9
-	VFMADD231PS  Z27, Z25, Z10
-	VFMADD231PS  Y27, Y26, Y11
-	VBROADCASTSS (R10)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z12
-	VFMADD231PS  Z27, Z25, Z13
-	VFMADD231PS  Y27, Y26, Y14
-	VBROADCASTSS (R10)(DX*2), Z27
-	VFMADD231PS  Z27, Z24, Z15
-	VFMADD231PS  Z27, Z25, Z16
-	VFMADD231PS  Y27, Y26, Y17
-	VBROADCASTSS (R11), Z27
-	VFMADD231PS  Z27, Z24, Z18
-	VFMADD231PS  Z27, Z25, Z19
-	VFMADD231PS  Y27, Y26, Y20
-	VBROADCASTSS (R11)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z21
-	VFMADD231PS  Z27, Z25, Z22
-	VFMADD231PS  Y27, Y26, Y23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Z26
+	VMOVUPS      128(DI), Y27
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Z0, Z26, Z2
+	VFMADD231PS  Y0, Y27, Y3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z4
+	VFMADD231PS  Z0, Z26, Z5
+	VFMADD231PS  Y0, Y27, Y6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z7
+	VFMADD231PS  Z0, Z26, Z8
+	VFMADD231PS  Y0, Y27, Y9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z10
+	VFMADD231PS  Z0, Z26, Z11
+	VFMADD231PS  Y0, Y27, Y12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Z0, Z26, Z14
+	VFMADD231PS  Y0, Y27, Y15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z16
+	VFMADD231PS  Z0, Z26, Z17
+	VFMADD231PS  Y0, Y27, Y18
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z25, Z19
+	VFMADD231PS  Z0, Z26, Z20
+	VFMADD231PS  Y0, Y27, Y21
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z22
+	VFMADD231PS  Z0, Z26, Z23
+	VFMADD231PS  Y0, Y27, Y24
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000a0, DI
 	DECQ         R8
@@ -8270,22 +8270,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
-	ADDQ         SI, R9
-	VADDPS       (R9), Z21, Z21
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -8301,100 +8285,116 @@ step:
 	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
 	VADDPS       (R9), Z22, Z22
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
+	ADDQ         SI, R9
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Y2, Y2
+	VADDPS       (R8), Y3, Y3
 	ADDQ         SI, R8
-	VADDPS       (R8), Y5, Y5
+	VADDPS       (R8), Y6, Y6
 	ADDQ         SI, R8
-	VADDPS       (R8), Y8, Y8
+	VADDPS       (R8), Y9, Y9
 	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VADDPS       (R8), Y14, Y14
+	VADDPS       (R8), Y15, Y15
 	ADDQ         SI, R8
-	VADDPS       (R8), Y17, Y17
+	VADDPS       (R8), Y18, Y18
 	ADDQ         SI, R8
-	VADDPS       (R8), Y20, Y20
+	VADDPS       (R8), Y21, Y21
 	ADDQ         SI, R8
-	VADDPS       (R8), Y23, Y23
+	VADDPS       (R8), Y24, Y24
 
 alone:
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z24, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z24, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z24, Z15
-	VMOVUPS      Z15, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z21, Z24, Z21
-	VMOVUPS      Z21, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z24, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z24, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z24, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z19, Z24, Z19
+	VMAXPS       Z19, Z0, Z19
 	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
+	VMAXPS       Z22, Z0, Z22
 	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Y2, Y24, Y2
-	VMOVUPS      Y2, (R8)
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y5, Y24, Y5
-	VMOVUPS      Y5, (R8)
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y8, Y24, Y8
-	VMOVUPS      Y8, (R8)
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y24, Y11
-	VMOVUPS      Y11, (R8)
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y14, Y24, Y14
-	VMOVUPS      Y14, (R8)
+	VMAXPS       Y15, Y0, Y15
+	VMOVUPS      Y15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y17, Y24, Y17
-	VMOVUPS      Y17, (R8)
+	VMAXPS       Y18, Y0, Y18
+	VMOVUPS      Y18, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y20, Y24, Y20
-	VMOVUPS      Y20, (R8)
+	VMAXPS       Y21, Y0, Y21
+	VMOVUPS      Y21, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Y23, Y24, Y23
-	VMOVUPS      Y23, (R8)
+	VMAXPS       Y24, Y0, Y24
+	VMOVUPS      Y24, (R8)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8428,20 +8428,20 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z3
-	VMOVUPS      64(SI), Z4
-	VMOVUPS      128(SI), Z5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z3, Z0
-	VFMADD231PS  Z6, Z4, Z1
-	VFMADD231PS  Z6, Z5, Z2
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VMOVUPS      128(SI), Z6
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z4, Z1
+	VFMADD231PS  Z0, Z5, Z2
+	VFMADD231PS  Z0, Z6, Z3
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000c0, SI
 	DECQ         DI
@@ -8452,26 +8452,26 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Z2, Z2
+	VADDPS       (DI), Z3, Z3
 
 alone:
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z3, Z0
-	VMOVUPS      Z0, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z3, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z3, Z2
-	VMOVUPS      Z2, (DI)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (DI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8505,27 +8505,27 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
+	VMOVAPS Z3, Z6
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Z7
-	VMOVUPS      128(SI), Z8
-	VBROADCASTSS (R8), Z9
-	VFMADD231PS  Z9, Z6, Z0
-	VFMADD231PS  Z9, Z7, Z1
-	VFMADD231PS  Z9, Z8, Z2
-	VBROADCASTSS (R8)(DX*1), Z9
-	VFMADD231PS  Z9, Z6, Z3
-	VFMADD231PS  Z9, Z7, Z4
-	VFMADD231PS  Z9, Z8, Z5
+	VMOVUPS      (SI), Z7
+	VMOVUPS      64(SI), Z8
+	VMOVUPS      128(SI), Z9
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z7, Z1
+	VFMADD231PS  Z0, Z8, Z2
+	VFMADD231PS  Z0, Z9, Z3
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z7, Z4
+	VFMADD231PS  Z0, Z8, Z5
+	VFMADD231PS  Z0, Z9, Z6
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000c0, SI
 	DECQ         DI
@@ -8536,41 +8536,41 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z3, Z3
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z4, Z4
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Z2, Z2
+	VADDPS       (DI), Z3, Z3
 	ADDQ         BX, DI
-	VADDPS       (DI), Z5, Z5
+	VADDPS       (DI), Z6, Z6
 
 alone:
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z6, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z3, Z6, Z3
-	VMOVUPS      Z3, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z6, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z6, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z6, Z2
-	VMOVUPS      Z2, (DI)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Z5, Z6, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8604,34 +8604,34 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
+	VMOVAPS Z3, Z9
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z9
-	VMOVUPS      64(SI), Z10
-	VMOVUPS      128(SI), Z11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z9, Z0
-	VFMADD231PS  Z12, Z10, Z1
-	VFMADD231PS  Z12, Z11, Z2
-	VBROADCASTSS (R8)(DX*1), Z12
-	VFMADD231PS  Z12, Z9, Z3
-	VFMADD231PS  Z12, Z10, Z4
-	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS (R8)(DX*2), Z12
-	VFMADD231PS  Z12, Z9, Z6
-	VFMADD231PS  Z12, Z10, Z7
-	VFMADD231PS  Z12, Z11, Z8
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VMOVUPS      128(SI), Z12
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z10, Z1
+	VFMADD231PS  Z0, Z11, Z2
+	VFMADD231PS  Z0, Z12, Z3
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z10, Z4
+	VFMADD231PS  Z0, Z11, Z5
+	VFMADD231PS  Z0, Z12, Z6
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z10, Z7
+	VFMADD231PS  Z0, Z11, Z8
+	VFMADD231PS  Z0, Z12, Z9
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000c0, SI
 	DECQ         DI
@@ -8642,56 +8642,56 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z3, Z3
-	ADDQ         BX, R8
-	VADDPS       (R8), Z6, Z6
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z4, Z4
 	ADDQ         BX, R8
 	VADDPS       (R8), Z7, Z7
+	LEAQ         (DI)(SI*1), R8
+	VADDPS       (R8), Z2, Z2
+	ADDQ         BX, R8
+	VADDPS       (R8), Z5, Z5
+	ADDQ         BX, R8
+	VADDPS       (R8), Z8, Z8
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Z2, Z2
+	VADDPS       (DI), Z3, Z3
 	ADDQ         BX, DI
-	VADDPS       (DI), Z5, Z5
+	VADDPS       (DI), Z6, Z6
 	ADDQ         BX, DI
-	VADDPS       (DI), Z8, Z8
+	VADDPS       (DI), Z9, Z9
 
 alone:
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z9, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z3, Z9, Z3
-	VMOVUPS      Z3, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z6, Z9, Z6
-	VMOVUPS      Z6, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z9, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z4, Z9, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R8)
 	ADDQ         BX, R8
-	VMAXPS       Z7, Z9, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
-	VMAXPS       Z2, Z9, Z2
-	VMOVUPS      Z2, (DI)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Z5, Z9, Z5
-	VMOVUPS      Z5, (DI)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (DI)
 	ADDQ         BX, DI
-	VMAXPS       Z8, Z9, Z8
-	VMOVUPS      Z8, (DI)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (DI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8725,42 +8725,42 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z3, Z9
 	VMOVAPS Z1, Z10
 	VMOVAPS Z2, Z11
+	VMOVAPS Z3, Z12
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z12
-	VMOVUPS      64(DI), Z13
-	VMOVUPS      128(DI), Z14
-	VBROADCASTSS (R9), Z15
-	VFMADD231PS  Z15, Z12, Z0
-	VFMADD231PS  Z15, Z13, Z1
-	VFMADD231PS  Z15, Z14, Z2
-	VBROADCASTSS (R9)(DX*1), Z15
-	VFMADD231PS  Z15, Z12, Z3
-	VFMADD231PS  Z15, Z13, Z4
-	VFMADD231PS  Z15, Z14, Z5
-	VBROADCASTSS (R9)(DX*2), Z15
-	VFMADD231PS  Z15, Z12, Z6
-	VFMADD231PS  Z15, Z13, Z7
-	VFMADD231PS  Z15, Z14, Z8
-	VBROADCASTSS (R10), Z15
-	VFMADD231PS  Z15, Z12, Z9
-	VFMADD231PS  Z15, Z13, Z10
-	VFMADD231PS  Z15, Z14, Z11
+	VMOVUPS      (DI), Z13
+	VMOVUPS      64(DI), Z14
+	VMOVUPS      128(DI), Z15
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Z0, Z14, Z2
+	VFMADD231PS  Z0, Z15, Z3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z4
+	VFMADD231PS  Z0, Z14, Z5
+	VFMADD231PS  Z0, Z15, Z6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z7
+	VFMADD231PS  Z0, Z14, Z8
+	VFMADD231PS  Z0, Z15, Z9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z13, Z10
+	VFMADD231PS  Z0, Z14, Z11
+	VFMADD231PS  Z0, Z15, Z12
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000c0, DI
 	DECQ         R8
@@ -8771,14 +8771,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -8786,56 +8778,64 @@ step:
 	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
 	VADDPS       (R9), Z10, Z10
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z8, Z8
+	VADDPS       (R8), Z9, Z9
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 
 alone:
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z12, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z12, Z9
-	VMOVUPS      Z9, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z12, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z12, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z12, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z12, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Z2, Z12, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z5, Z12, Z5
-	VMOVUPS      Z5, (R8)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z8, Z12, Z8
-	VMOVUPS      Z8, (R8)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z12, Z11
-	VMOVUPS      Z11, (R8)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -8869,49 +8869,49 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z3, Z9
 	VMOVAPS Z1, Z10
 	VMOVAPS Z2, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
+	VMOVAPS Z3, Z15
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z15
-	VMOVUPS      64(DI), Z16
-	VMOVUPS      128(DI), Z17
-	VBROADCASTSS (R9), Z18
-	VFMADD231PS  Z18, Z15, Z0
-	VFMADD231PS  Z18, Z16, Z1
-	VFMADD231PS  Z18, Z17, Z2
-	VBROADCASTSS (R9)(DX*1), Z18
-	VFMADD231PS  Z18, Z15, Z3
-	VFMADD231PS  Z18, Z16, Z4
-	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS (R9)(DX*2), Z18
-	VFMADD231PS  Z18, Z15, Z6
-	VFMADD231PS  Z18, Z16, Z7
-	VFMADD231PS  Z18, Z17, Z8
-	VBROADCASTSS (R10), Z18
-	VFMADD231PS  Z18, Z15, Z9
-	VFMADD231PS  Z18, Z16, Z10
-	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS (R10)(DX*1), Z18
-	VFMADD231PS  Z18, Z15, Z12
-	VFMADD231PS  Z18, Z16, Z13
-	VFMADD231PS  Z18, Z17, Z14
+	VMOVUPS      (DI), Z16
+	VMOVUPS      64(DI), Z17
+	VMOVUPS      128(DI), Z18
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z16, Z1
+	VFMADD231PS  Z0, Z17, Z2
+	VFMADD231PS  Z0, Z18, Z3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z16, Z4
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Z0, Z18, Z6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z16, Z7
+	VFMADD231PS  Z0, Z17, Z8
+	VFMADD231PS  Z0, Z18, Z9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z16, Z10
+	VFMADD231PS  Z0, Z17, Z11
+	VFMADD231PS  Z0, Z18, Z12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z16, Z13
+	VFMADD231PS  Z0, Z17, Z14
+	VFMADD231PS  Z0, Z18, Z15
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000c0, DI
 	DECQ         R8
@@ -8922,16 +8922,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -8941,67 +8931,77 @@ step:
 	VADDPS       (R9), Z10, Z10
 	ADDQ         SI, R9
 	VADDPS       (R9), Z13, Z13
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z8, Z8
+	VADDPS       (R8), Z9, Z9
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z14, Z14
+	VADDPS       (R8), Z15, Z15
 
 alone:
-	VBROADCASTSS 96(AX), Z15
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z15, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z15, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z15, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z15, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z15, Z12
-	VMOVUPS      Z12, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z15, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z15, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z15, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z15, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z15, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Z2, Z15, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z5, Z15, Z5
-	VMOVUPS      Z5, (R8)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z8, Z15, Z8
-	VMOVUPS      Z8, (R8)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z15, Z11
-	VMOVUPS      Z11, (R8)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z14, Z15, Z14
-	VMOVUPS      Z14, (R8)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R8)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9035,56 +9035,56 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z3, Z9
 	VMOVAPS Z1, Z10
 	VMOVAPS Z2, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z3, Z15
 	VMOVAPS Z1, Z16
 	VMOVAPS Z2, Z17
+	VMOVAPS Z3, Z18
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z18
-	VMOVUPS      64(DI), Z19
-	VMOVUPS      128(DI), Z20
-	VBROADCASTSS (R9), Z21
-	VFMADD231PS  Z21, Z18, Z0
-	VFMADD231PS  Z21, Z19, Z1
-	VFMADD231PS  Z21, Z20, Z2
-	VBROADCASTSS (R9)(DX*1), Z21
-	VFMADD231PS  Z21, Z18, Z3
-	VFMADD231PS  Z21, Z19, Z4
-	VFMADD231PS  Z21, Z20, Z5
-	VBROADCASTSS (R9)(DX*2), Z21
-	VFMADD231PS  Z21, Z18, Z6
-	VFMADD231PS  Z21, Z19, Z7
-	VFMADD231PS  Z21, Z20, Z8
-	VBROADCASTSS (R10), Z21
-	VFMADD231PS  Z21, Z18, Z9
-	VFMADD231PS  Z21, Z19, Z10
-	VFMADD231PS  Z21, Z20, Z11
-	VBROADCASTSS (R10)(DX*1), Z21
-	VFMADD231PS  Z21, Z18, Z12
-	VFMADD231PS  Z21, Z19, Z13
-	VFMADD231PS  Z21, Z20, Z14
-	VBROADCASTSS (R10)(DX*2), Z21
-	VFMADD231PS  Z21, Z18, Z15
-	VFMADD231PS  Z21, Z19, Z16
-	VFMADD231PS  Z21, Z20, Z17
+	VMOVUPS      (DI), Z19
+	VMOVUPS      64(DI), Z20
+	VMOVUPS      128(DI), Z21
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z19, Z1
+	VFMADD231PS  Z0, Z20, Z2
+	VFMADD231PS  Z0, Z21, Z3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z4
+	VFMADD231PS  Z0, Z20, Z5
+	VFMADD231PS  Z0, Z21, Z6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Z0, Z20, Z8
+	VFMADD231PS  Z0, Z21, Z9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z19, Z10
+	VFMADD231PS  Z0, Z20, Z11
+	VFMADD231PS  Z0, Z21, Z12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z19, Z13
+	VFMADD231PS  Z0, Z20, Z14
+	VFMADD231PS  Z0, Z21, Z15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z19, Z16
+	VFMADD231PS  Z0, Z20, Z17
+	VFMADD231PS  Z0, Z21, Z18
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000c0, DI
 	DECQ         R8
@@ -9095,18 +9095,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -9118,78 +9106,90 @@ step:
 	VADDPS       (R9), Z13, Z13
 	ADDQ         SI, R9
 	VADDPS       (R9), Z16, Z16
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z8, Z8
+	VADDPS       (R8), Z9, Z9
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z14, Z14
+	VADDPS       (R8), Z15, Z15
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 
 alone:
-	VBROADCASTSS 96(AX), Z18
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z18, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z18, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z18, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z18, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z18, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z18, Z15
-	VMOVUPS      Z15, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z18, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z18, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z18, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z18, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z18, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z18, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Z2, Z18, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z5, Z18, Z5
-	VMOVUPS      Z5, (R8)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z8, Z18, Z8
-	VMOVUPS      Z8, (R8)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z18, Z11
-	VMOVUPS      Z11, (R8)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z14, Z18, Z14
-	VMOVUPS      Z14, (R8)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z17, Z18, Z17
-	VMOVUPS      Z17, (R8)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R8)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9223,64 +9223,64 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z3, Z9
 	VMOVAPS Z1, Z10
 	VMOVAPS Z2, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z3, Z15
 	VMOVAPS Z1, Z16
 	VMOVAPS Z2, Z17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z3, Z18
 	VMOVAPS Z1, Z19
 	VMOVAPS Z2, Z20
+	VMOVAPS Z3, Z21
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z21
-	VMOVUPS      64(DI), Z22
-	VMOVUPS      128(DI), Z23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z21, Z0
-	VFMADD231PS  Z24, Z22, Z1
-	VFMADD231PS  Z24, Z23, Z2
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z21, Z3
-	VFMADD231PS  Z24, Z22, Z4
-	VFMADD231PS  Z24, Z23, Z5
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z21, Z6
-	VFMADD231PS  Z24, Z22, Z7
-	VFMADD231PS  Z24, Z23, Z8
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z21, Z9
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z21, Z12
-	VFMADD231PS  Z24, Z22, Z13
-	VFMADD231PS  Z24, Z23, Z14
-	VBROADCASTSS (R10)(DX*2), Z24
-	VFMADD231PS  Z24, Z21, Z15
-	VFMADD231PS  Z24, Z22, Z16
-	VFMADD231PS  Z24, Z23, Z17
-	VBROADCASTSS (R11), Z24
-	VFMADD231PS  Z24, Z21, Z18
-	VFMADD231PS  Z24, Z22, Z19
-	VFMADD231PS  Z24, Z23, Z20
+	VMOVUPS      (DI), Z22
+	VMOVUPS      64(DI), Z23
+	VMOVUPS      128(DI), Z24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z22, Z1
+	VFMADD231PS  Z0, Z23, Z2
+	VFMADD231PS  Z0, Z24, Z3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z22, Z4
+	VFMADD231PS  Z0, Z23, Z5
+	VFMADD231PS  Z0, Z24, Z6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z22, Z7
+	VFMADD231PS  Z0, Z23, Z8
+	VFMADD231PS  Z0, Z24, Z9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z22, Z10
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Z0, Z24, Z12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z22, Z13
+	VFMADD231PS  Z0, Z23, Z14
+	VFMADD231PS  Z0, Z24, Z15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z22, Z16
+	VFMADD231PS  Z0, Z23, Z17
+	VFMADD231PS  Z0, Z24, Z18
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z22, Z19
+	VFMADD231PS  Z0, Z23, Z20
+	VFMADD231PS  Z0, Z24, Z21
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000c0, DI
 	DECQ         R8
@@ -9291,20 +9291,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -9318,89 +9304,103 @@ step:
 	VADDPS       (R9), Z16, Z16
 	ADDQ         SI, R9
 	VADDPS       (R9), Z19, Z19
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z8, Z8
+	VADDPS       (R8), Z9, Z9
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z14, Z14
+	VADDPS       (R8), Z15, Z15
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 	ADDQ         SI, R8
-	VADDPS       (R8), Z20, Z20
+	VADDPS       (R8), Z21, Z21
 
 alone:
-	VBROADCASTSS 96(AX), Z21
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z21, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z21, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z21, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z21, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z21, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z21, Z15
-	VMOVUPS      Z15, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z18, Z21, Z18
-	VMOVUPS      Z18, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z21, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z21, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z21, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z21, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z21, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z21, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z19, Z21, Z19
+	VMAXPS       Z19, Z0, Z19
 	VMOVUPS      Z19, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Z2, Z21, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z5, Z21, Z5
-	VMOVUPS      Z5, (R8)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z8, Z21, Z8
-	VMOVUPS      Z8, (R8)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z21, Z11
-	VMOVUPS      Z11, (R8)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z14, Z21, Z14
-	VMOVUPS      Z14, (R8)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z17, Z21, Z17
-	VMOVUPS      Z17, (R8)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z20, Z21, Z20
-	VMOVUPS      Z20, (R8)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R8)
 	IMUL3Q       $0x07, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9434,71 +9434,71 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVAPS Z0, Z3
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
 	VMOVAPS Z1, Z4
 	VMOVAPS Z2, Z5
-	VMOVAPS Z0, Z6
+	VMOVAPS Z3, Z6
 	VMOVAPS Z1, Z7
 	VMOVAPS Z2, Z8
-	VMOVAPS Z0, Z9
+	VMOVAPS Z3, Z9
 	VMOVAPS Z1, Z10
 	VMOVAPS Z2, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Z0, Z15
+	VMOVAPS Z3, Z15
 	VMOVAPS Z1, Z16
 	VMOVAPS Z2, Z17
-	VMOVAPS Z0, Z18
+	VMOVAPS Z3, Z18
 	VMOVAPS Z1, Z19
 	VMOVAPS Z2, Z20
-	VMOVAPS Z0, Z21
+	VMOVAPS Z3, Z21
 	VMOVAPS Z1, Z22
 	VMOVAPS Z2, Z23
+	VMOVAPS Z3, Z24
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
 	LEAQ         (R9)(BX*2), R11
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Z25
-	VMOVUPS      128(DI), Z26
-	VBROADCASTSS (R9), Z27
-	VFMADD231PS  Z27, Z24, Z0
-	VFMADD231PS  Z27, Z25, Z1
-	VFMADD231PS  Z27, Z26, Z2
-	VBROADCASTSS (R9)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z3
-	VFMADD231PS  Z27, Z25, Z4
-	VFMADD231PS  Z27, Z26, Z5
-	VBROADCASTSS (R9)(DX*2), Z27
-	VFMADD231PS  Z27, Z24, Z6
-	VFMADD231PS  Z27, Z25, Z7
-	VFMADD231PS  Z27, Z26, Z8
-	VBROADCASTSS (R10), Z27
-	VFMADD231PS  Z27, Z24, Z9
-	VFMADD231PS  Z27, Z25, Z10
-	VFMADD231PS  Z27, Z26, Z11
-	VBROADCASTSS (R10)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z12
-	VFMADD231PS  Z27, Z25, Z13
-	VFMADD231PS  Z27, Z26, Z14
-	VBROADCASTSS (R10)(DX*2), Z27
-	VFMADD231PS  Z27, Z24, Z15
-	VFMADD231PS  Z27, Z25, Z16
-	VFMADD231PS  Z27, Z26, Z17
-	VBROADCASTSS (R11), Z27
-	VFMADD231PS  Z27, Z24, Z18
-	VFMADD231PS  Z27, Z25, Z19
-	VFMADD231PS  Z27, Z26, Z20
-	VBROADCASTSS (R11)(DX*1), Z27
-	VFMADD231PS  Z27, Z24, Z21
-	VFMADD231PS  Z27, Z25, Z22
-	VFMADD231PS  Z27, Z26, Z23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Z26
+	VMOVUPS      128(DI), Z27
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Z0, Z26, Z2
+	VFMADD231PS  Z0, Z27, Z3
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z4
+	VFMADD231PS  Z0, Z26, Z5
+	VFMADD231PS  Z0, Z27, Z6
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z7
+	VFMADD231PS  Z0, Z26, Z8
+	VFMADD231PS  Z0, Z27, Z9
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z10
+	VFMADD231PS  Z0, Z26, Z11
+	VFMADD231PS  Z0, Z27, Z12
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Z0, Z26, Z14
+	VFMADD231PS  Z0, Z27, Z15
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z16
+	VFMADD231PS  Z0, Z26, Z17
+	VFMADD231PS  Z0, Z27, Z18
+	VBROADCASTSS (R11), Z0
+	VFMADD231PS  Z0, Z25, Z19
+	VFMADD231PS  Z0, Z26, Z20
+	VFMADD231PS  Z0, Z27, Z21
+	VBROADCASTSS (R11)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z22
+	VFMADD231PS  Z0, Z26, Z23
+	VFMADD231PS  Z0, Z27, Z24
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000c0, DI
 	DECQ         R8
@@ -9509,22 +9509,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z3, Z3
-	ADDQ         SI, R9
-	VADDPS       (R9), Z6, Z6
-	ADDQ         SI, R9
-	VADDPS       (R9), Z9, Z9
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z15, Z15
-	ADDQ         SI, R9
-	VADDPS       (R9), Z18, Z18
-	ADDQ         SI, R9
-	VADDPS       (R9), Z21, Z21
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z4, Z4
@@ -9540,100 +9524,116 @@ step:
 	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
 	VADDPS       (R9), Z22, Z22
+	LEAQ         (R8)(DI*1), R9
+	VADDPS       (R9), Z2, Z2
+	ADDQ         SI, R9
+	VADDPS       (R9), Z5, Z5
+	ADDQ         SI, R9
+	VADDPS       (R9), Z8, Z8
+	ADDQ         SI, R9
+	VADDPS       (R9), Z11, Z11
+	ADDQ         SI, R9
+	VADDPS       (R9), Z14, Z14
+	ADDQ         SI, R9
+	VADDPS       (R9), Z17, Z17
+	ADDQ         SI, R9
+	VADDPS       (R9), Z20, Z20
+	ADDQ         SI, R9
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VADDPS       (R8), Z2, Z2
+	VADDPS       (R8), Z3, Z3
 	ADDQ         SI, R8
-	VADDPS       (R8), Z5, Z5
+	VADDPS       (R8), Z6, Z6
 	ADDQ         SI, R8
-	VADDPS       (R8), Z8, Z8
+	VADDPS       (R8), Z9, Z9
 	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VADDPS       (R8), Z14, Z14
+	VADDPS       (R8), Z15, Z15
 	ADDQ         SI, R8
-	VADDPS       (R8), Z17, Z17
+	VADDPS       (R8), Z18, Z18
 	ADDQ         SI, R8
-	VADDPS       (R8), Z20, Z20
+	VADDPS       (R8), Z21, Z21
 	ADDQ         SI, R8
-	VADDPS       (R8), Z23, Z23
+	VADDPS       (R8), Z24, Z24
 
 alone:
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), R8
 	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z3, Z24, Z3
-	VMOVUPS      Z3, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z24, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z15, Z24, Z15
-	VMOVUPS      Z15, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z21, Z24, Z21
-	VMOVUPS      Z21, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z24, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
+	VMAXPS       Z4, Z0, Z4
 	VMOVUPS      Z4, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z7, Z24, Z7
+	VMAXPS       Z7, Z0, Z7
 	VMOVUPS      Z7, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
+	VMAXPS       Z10, Z0, Z10
 	VMOVUPS      Z10, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z13, Z24, Z13
+	VMAXPS       Z13, Z0, Z13
 	VMOVUPS      Z13, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
+	VMAXPS       Z16, Z0, Z16
 	VMOVUPS      Z16, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z19, Z24, Z19
+	VMAXPS       Z19, Z0, Z19
 	VMOVUPS      Z19, (R9)
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
+	VMAXPS       Z22, Z0, Z22
 	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
-	VMAXPS       Z2, Z24, Z2
-	VMOVUPS      Z2, (R8)
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z5, Z24, Z5
-	VMOVUPS      Z5, (R8)
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z8, Z24, Z8
-	VMOVUPS      Z8, (R8)
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z24, Z11
-	VMOVUPS      Z11, (R8)
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z14, Z24, Z14
-	VMOVUPS      Z14, (R8)
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z17, Z24, Z17
-	VMOVUPS      Z17, (R8)
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z20, Z24, Z20
-	VMOVUPS      Z20, (R8)
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R8)
 	ADDQ         SI, R8
-	VMAXPS       Z23, Z24, Z23
-	VMOVUPS      Z23, (R8)
+	VMAXPS       Z24, Z0, Z24
+	VMOVUPS      Z24, (R8)
 	IMUL3Q       $0x08, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9667,23 +9667,23 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Y3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Y4
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z4
-	VMOVUPS      64(SI), Z5
-	VMOVUPS      128(SI), Z6
-	VMOVUPS      192(SI), Y7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z4, Z0
-	VFMADD231PS  Z8, Z5, Z1
-	VFMADD231PS  Z8, Z6, Z2
-	VFMADD231PS  Y8, Y7, Y3
+	VMOVUPS      (SI), Z5
+	VMOVUPS      64(SI), Z6
+	VMOVUPS      128(SI), Z7
+	VMOVUPS      192(SI), Y8
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z5, Z1
+	VFMADD231PS  Z0, Z6, Z2
+	VFMADD231PS  Z0, Z7, Z3
+	VFMADD231PS  Y0, Y8, Y4
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000e0, SI
 	DECQ         DI
@@ -9694,35 +9694,35 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VADDPS       (R8), Z3, Z3
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Y3, Y3
+	VADDPS       (DI), Y4, Y4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z4, Z0
-	VMOVUPS      Z0, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z4, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
-	VMAXPS       Z2, Z4, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y4, Y3
-	VMOVUPS      Y3, (DI)
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9756,32 +9756,32 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Y3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Y4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
-	VMOVAPS Y3, Y7
+	VMOVAPS Z3, Z7
+	VMOVAPS Y4, Y8
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z8
-	VMOVUPS      64(SI), Z9
-	VMOVUPS      128(SI), Z10
-	VMOVUPS      192(SI), Y11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z8, Z0
-	VFMADD231PS  Z12, Z9, Z1
-	VFMADD231PS  Z12, Z10, Z2
-	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS (R8)(DX*1), Z12
-	VFMADD231PS  Z12, Z8, Z4
-	VFMADD231PS  Z12, Z9, Z5
-	VFMADD231PS  Z12, Z10, Z6
-	VFMADD231PS  Y12, Y11, Y7
+	VMOVUPS      (SI), Z9
+	VMOVUPS      64(SI), Z10
+	VMOVUPS      128(SI), Z11
+	VMOVUPS      192(SI), Y12
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z9, Z1
+	VFMADD231PS  Z0, Z10, Z2
+	VFMADD231PS  Z0, Z11, Z3
+	VFMADD231PS  Y0, Y12, Y4
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z9, Z5
+	VFMADD231PS  Z0, Z10, Z6
+	VFMADD231PS  Z0, Z11, Z7
+	VFMADD231PS  Y0, Y12, Y8
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000e0, SI
 	DECQ         DI
@@ -9792,55 +9792,55 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
 	ADDQ         BX, R8
 	VADDPS       (R8), Z6, Z6
-	LEAQ         (DI)(SI*1), DI
-	ADDQ         SI, DI
-	ADDQ         SI, DI
-	VADDPS       (DI), Y3, Y3
-	ADDQ         BX, DI
-	VADDPS       (DI), Y7, Y7
-
-alone:
-	VBROADCASTSS 96(AX), Z8
-	MOVQ         104(AX), DI
-	MOVQ         DI, R8
-	VMAXPS       Z0, Z8, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z4, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z8, Z1
-	VMOVUPS      Z1, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z5, Z8, Z5
-	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), R8
 	ADDQ         SI, R8
-	VMAXPS       Z2, Z8, Z2
-	VMOVUPS      Z2, (R8)
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z6, (R8)
+	VADDPS       (R8), Z7, Z7
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y8, Y3
-	VMOVUPS      Y3, (DI)
+	VADDPS       (DI), Y4, Y4
 	ADDQ         BX, DI
-	VMAXPS       Y7, Y8, Y7
-	VMOVUPS      Y7, (DI)
+	VADDPS       (DI), Y8, Y8
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -9874,41 +9874,41 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Y3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Y4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
-	VMOVAPS Y3, Y7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z3, Z7
+	VMOVAPS Y4, Y8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
-	VMOVAPS Y3, Y11
+	VMOVAPS Z3, Z11
+	VMOVAPS Y4, Y12
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VMOVUPS      128(SI), Z14
-	VMOVUPS      192(SI), Y15
-	VBROADCASTSS (R8), Z16
-	VFMADD231PS  Z16, Z12, Z0
-	VFMADD231PS  Z16, Z13, Z1
-	VFMADD231PS  Z16, Z14, Z2
-	VFMADD231PS  Y16, Y15, Y3
-	VBROADCASTSS (R8)(DX*1), Z16
-	VFMADD231PS  Z16, Z12, Z4
-	VFMADD231PS  Z16, Z13, Z5
-	VFMADD231PS  Z16, Z14, Z6
-	VFMADD231PS  Y16, Y15, Y7
-	VBROADCASTSS (R8)(DX*2), Z16
-	VFMADD231PS  Z16, Z12, Z8
-	VFMADD231PS  Z16, Z13, Z9
-	VFMADD231PS  Z16, Z14, Z10
-	VFMADD231PS  Y16, Y15, Y11
+	VMOVUPS      (SI), Z13
+	VMOVUPS      64(SI), Z14
+	VMOVUPS      128(SI), Z15
+	VMOVUPS      192(SI), Y16
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Z0, Z14, Z2
+	VFMADD231PS  Z0, Z15, Z3
+	VFMADD231PS  Y0, Y16, Y4
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z5
+	VFMADD231PS  Z0, Z14, Z6
+	VFMADD231PS  Z0, Z15, Z7
+	VFMADD231PS  Y0, Y16, Y8
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z9
+	VFMADD231PS  Z0, Z14, Z10
+	VFMADD231PS  Z0, Z15, Z11
+	VFMADD231PS  Y0, Y16, Y12
 	ADDQ         $0x04, BX
 	ADDQ         $0x000000e0, SI
 	DECQ         DI
@@ -9919,75 +9919,75 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
-	ADDQ         BX, R8
-	VADDPS       (R8), Z8, Z8
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z5, Z5
 	ADDQ         BX, R8
 	VADDPS       (R8), Z9, Z9
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
 	ADDQ         BX, R8
 	VADDPS       (R8), Z6, Z6
 	ADDQ         BX, R8
 	VADDPS       (R8), Z10, Z10
-	LEAQ         (DI)(SI*1), DI
-	ADDQ         SI, DI
-	ADDQ         SI, DI
-	VADDPS       (DI), Y3, Y3
-	ADDQ         BX, DI
-	VADDPS       (DI), Y7, Y7
-	ADDQ         BX, DI
-	VADDPS       (DI), Y11, Y11
-
-alone:
-	VBROADCASTSS 96(AX), Z12
-	MOVQ         104(AX), DI
-	MOVQ         DI, R8
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z4, Z12, Z4
-	VMOVUPS      Z4, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z8, Z12, Z8
-	VMOVUPS      Z8, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z12, Z1
-	VMOVUPS      Z1, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z5, Z12, Z5
-	VMOVUPS      Z5, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z9, Z12, Z9
-	VMOVUPS      Z9, (R8)
 	LEAQ         (DI)(SI*1), R8
 	ADDQ         SI, R8
-	VMAXPS       Z2, Z12, Z2
-	VMOVUPS      Z2, (R8)
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R8)
+	VADDPS       (R8), Z7, Z7
 	ADDQ         BX, R8
-	VMAXPS       Z10, Z12, Z10
-	VMOVUPS      Z10, (R8)
+	VADDPS       (R8), Z11, Z11
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Y3, Y12, Y3
-	VMOVUPS      Y3, (DI)
+	VADDPS       (DI), Y4, Y4
 	ADDQ         BX, DI
-	VMAXPS       Y7, Y12, Y7
-	VMOVUPS      Y7, (DI)
+	VADDPS       (DI), Y8, Y8
 	ADDQ         BX, DI
-	VMAXPS       Y11, Y12, Y11
-	VMOVUPS      Y11, (DI)
+	VADDPS       (DI), Y12, Y12
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10021,51 +10021,51 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Y3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Y4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
-	VMOVAPS Y3, Y7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z3, Z7
+	VMOVAPS Y4, Y8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
-	VMOVAPS Y3, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z11
+	VMOVAPS Y4, Y12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Y3, Y15
+	VMOVAPS Z3, Z15
+	VMOVAPS Y4, Y16
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z16
-	VMOVUPS      64(DI), Z17
-	VMOVUPS      128(DI), Z18
-	VMOVUPS      192(DI), Y19
-	VBROADCASTSS (R9), Z20
-	VFMADD231PS  Z20, Z16, Z0
-	VFMADD231PS  Z20, Z17, Z1
-	VFMADD231PS  Z20, Z18, Z2
-	VFMADD231PS  Y20, Y19, Y3
-	VBROADCASTSS (R9)(DX*1), Z20
-	VFMADD231PS  Z20, Z16, Z4
-	VFMADD231PS  Z20, Z17, Z5
-	VFMADD231PS  Z20, Z18, Z6
-	VFMADD231PS  Y20, Y19, Y7
-	VBROADCASTSS (R9)(DX*2), Z20
-	VFMADD231PS  Z20, Z16, Z8
-	VFMADD231PS  Z20, Z17, Z9
-	VFMADD231PS  Z20, Z18, Z10
-	VFMADD231PS  Y20, Y19, Y11
-	VBROADCASTSS (R10), Z20
-	VFMADD231PS  Z20, Z16, Z12
-	VFMADD231PS  Z20, Z17, Z13
-	VFMADD231PS  Z20, Z18, Z14
-	VFMADD231PS  Y20, Y19, Y15
+	VMOVUPS      (DI), Z17
+	VMOVUPS      64(DI), Z18
+	VMOVUPS      128(DI), Z19
+	VMOVUPS      192(DI), Y20
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z17, Z1
+	VFMADD231PS  Z0, Z18, Z2
+	VFMADD231PS  Z0, Z19, Z3
+	VFMADD231PS  Y0, Y20, Y4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Z0, Z18, Z6
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Y0, Y20, Y8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z9
+	VFMADD231PS  Z0, Z18, Z10
+	VFMADD231PS  Z0, Z19, Z11
+	VFMADD231PS  Y0, Y20, Y12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z17, Z13
+	VFMADD231PS  Z0, Z18, Z14
+	VFMADD231PS  Z0, Z19, Z15
+	VFMADD231PS  Y0, Y20, Y16
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000e0, DI
 	DECQ         R8
@@ -10076,14 +10076,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -10092,7 +10084,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z13, Z13
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -10100,71 +10091,80 @@ step:
 	VADDPS       (R9), Z10, Z10
 	ADDQ         SI, R9
 	VADDPS       (R9), Z14, Z14
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Y3, Y3
-	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
-	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
-	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
-
-alone:
-	VBROADCASTSS 96(AX), Z16
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z16, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z16, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z16, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z16, Z12
-	VMOVUPS      Z12, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z16, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z16, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z16, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z16, Z13
-	VMOVUPS      Z13, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z16, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z16, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z16, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z16, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Y3, Y16, Y3
-	VMOVUPS      Y3, (R8)
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VMAXPS       Y7, Y16, Y7
-	VMOVUPS      Y7, (R8)
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y16, Y11
-	VMOVUPS      Y11, (R8)
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VMAXPS       Y15, Y16, Y15
-	VMOVUPS      Y15, (R8)
+	VADDPS       (R8), Y16, Y16
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (R8)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10198,60 +10198,60 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Y3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Y4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
-	VMOVAPS Y3, Y7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z3, Z7
+	VMOVAPS Y4, Y8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
-	VMOVAPS Y3, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z11
+	VMOVAPS Y4, Y12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Y3, Y15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z3, Z15
+	VMOVAPS Y4, Y16
 	VMOVAPS Z1, Z17
 	VMOVAPS Z2, Z18
-	VMOVAPS Y3, Y19
+	VMOVAPS Z3, Z19
+	VMOVAPS Y4, Y20
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z20
-	VMOVUPS      64(DI), Z21
-	VMOVUPS      128(DI), Z22
-	VMOVUPS      192(DI), Y23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z20, Z0
-	VFMADD231PS  Z24, Z21, Z1
-	VFMADD231PS  Z24, Z22, Z2
-	VFMADD231PS  Y24, Y23, Y3
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z20, Z4
-	VFMADD231PS  Z24, Z21, Z5
-	VFMADD231PS  Z24, Z22, Z6
-	VFMADD231PS  Y24, Y23, Y7
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z20, Z8
-	VFMADD231PS  Z24, Z21, Z9
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Y24, Y23, Y11
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z20, Z12
-	VFMADD231PS  Z24, Z21, Z13
-	VFMADD231PS  Z24, Z22, Z14
-	VFMADD231PS  Y24, Y23, Y15
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z20, Z16
-	VFMADD231PS  Z24, Z21, Z17
-	VFMADD231PS  Z24, Z22, Z18
-	VFMADD231PS  Y24, Y23, Y19
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Z22
+	VMOVUPS      128(DI), Z23
+	VMOVUPS      192(DI), Y24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z21, Z1
+	VFMADD231PS  Z0, Z22, Z2
+	VFMADD231PS  Z0, Z23, Z3
+	VFMADD231PS  Y0, Y24, Y4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z5
+	VFMADD231PS  Z0, Z22, Z6
+	VFMADD231PS  Z0, Z23, Z7
+	VFMADD231PS  Y0, Y24, Y8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z9
+	VFMADD231PS  Z0, Z22, Z10
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Y0, Y24, Y12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z21, Z13
+	VFMADD231PS  Z0, Z22, Z14
+	VFMADD231PS  Z0, Z23, Z15
+	VFMADD231PS  Y0, Y24, Y16
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z17
+	VFMADD231PS  Z0, Z22, Z18
+	VFMADD231PS  Z0, Z23, Z19
+	VFMADD231PS  Y0, Y24, Y20
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000e0, DI
 	DECQ         R8
@@ -10262,16 +10262,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -10282,7 +10272,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -10292,85 +10281,96 @@ step:
 	VADDPS       (R9), Z14, Z14
 	ADDQ         SI, R9
 	VADDPS       (R9), Z18, Z18
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Y3, Y3
-	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
-	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
-	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
-	ADDQ         SI, R8
-	VADDPS       (R8), Y19, Y19
-
-alone:
-	VBROADCASTSS 96(AX), Z20
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z20, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z20, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z20, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z20, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z16, Z20, Z16
-	VMOVUPS      Z16, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z20, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z20, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z20, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z20, Z13
-	VMOVUPS      Z13, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z17, Z20, Z17
-	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z20, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z20, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z20, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z20, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z20, Z18
-	VMOVUPS      Z18, (R9)
+	VADDPS       (R9), Z19, Z19
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Y3, Y20, Y3
-	VMOVUPS      Y3, (R8)
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VMAXPS       Y7, Y20, Y7
-	VMOVUPS      Y7, (R8)
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y20, Y11
-	VMOVUPS      Y11, (R8)
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VMAXPS       Y15, Y20, Y15
-	VMOVUPS      Y15, (R8)
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VMAXPS       Y19, Y20, Y19
-	VMOVUPS      Y19, (R8)
+	VADDPS       (R8), Y20, Y20
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y20, Y0, Y20
+	VMOVUPS      Y20, (R8)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10404,69 +10404,69 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Y3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Y4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
-	VMOVAPS Y3, Y7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z3, Z7
+	VMOVAPS Y4, Y8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
-	VMOVAPS Y3, Y11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z3, Z11
+	VMOVAPS Y4, Y12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
-	VMOVAPS Y3, Y15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z3, Z15
+	VMOVAPS Y4, Y16
 	VMOVAPS Z1, Z17
 	VMOVAPS Z2, Z18
-	VMOVAPS Y3, Y19
-	VMOVAPS Z0, Z20
+	VMOVAPS Z3, Z19
+	VMOVAPS Y4, Y20
 	VMOVAPS Z1, Z21
 	VMOVAPS Z2, Z22
-	VMOVAPS Y3, Y23
+	VMOVAPS Z3, Z23
+	VMOVAPS Y4, Y24
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Z25
-	VMOVUPS      128(DI), Z26
-	VMOVUPS      192(DI), Y27
-	VBROADCASTSS (R9), Z28
-	VFMADD231PS  Z28, Z24, Z0
-	VFMADD231PS  Z28, Z25, Z1
-	VFMADD231PS  Z28, Z26, Z2
-	VFMADD231PS  Y28, Y27, Y3
-	VBROADCASTSS (R9)(DX*1), Z28
-	VFMADD231PS  Z28, Z24, Z4
-	VFMADD231PS  Z28, Z25, Z5
-	VFMADD231PS  Z28, Z26, Z6
-	VFMADD231PS  Y28, Y27, Y7
-	VBROADCASTSS (R9)(DX*2), Z28
-	VFMADD231PS  Z28, Z24, Z8
-	VFMADD231PS  Z28, Z25, Z9
-	VFMADD231PS  Z28, Z26, Z10
-	VFMADD231PS  Y28, Y27, Y11
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z28, Z24, Z12
-	VFMADD231PS  Z28, Z25, Z13
-	VFMADD231PS  Z28, Z26, Z14
-	VFMADD231PS  Y28, Y27, Y15
-	VBROADCASTSS (R10)(DX*1), Z28
-	VFMADD231PS  Z28, Z24, Z16
-	VFMADD231PS  Z28, Z25, Z17
-	VFMADD231PS  Z28, Z26, Z18
-	VFMADD231PS  Y28, Y27, Y19
-	VBROADCASTSS (R10)(DX*2), Z28
-	VFMADD231PS  Z28, Z24, Z20
-	VFMADD231PS  Z28, Z25, Z21
-	VFMADD231PS  Z28, Z26, Z22
-	VFMADD231PS  Y28, Y27, Y23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Z26
+	VMOVUPS      128(DI), Z27
+	VMOVUPS      192(DI), Y28
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Z0, Z26, Z2
+	VFMADD231PS  Z0, Z27, Z3
+	VFMADD231PS  Y0, Y28, Y4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z5
+	VFMADD231PS  Z0, Z26, Z6
+	VFMADD231PS  Z0, Z27, Z7
+	VFMADD231PS  Y0, Y28, Y8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z9
+	VFMADD231PS  Z0, Z26, Z10
+	VFMADD231PS  Z0, Z27, Z11
+	VFMADD231PS  Y0, Y28, Y12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Z0, Z26, Z14
+	VFMADD231PS  Z0, Z27, Z15
+	VFMADD231PS  Y0, Y28, Y16
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z17
+	VFMADD231PS  Z0, Z26, Z18
+	VFMADD231PS  Z0, Z27, Z19
+	VFMADD231PS  Y0, Y28, Y20
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z21
+	VFMADD231PS  Z0, Z26, Z22
+	VFMADD231PS  Z0, Z27, Z23
+	VFMADD231PS  Y0, Y28, Y24
 	ADDQ         $0x04, SI
 	ADDQ         $0x000000e0, DI
 	DECQ         R8
@@ -10477,18 +10477,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
-	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -10501,7 +10489,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z21, Z21
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -10513,99 +10500,112 @@ step:
 	VADDPS       (R9), Z18, Z18
 	ADDQ         SI, R9
 	VADDPS       (R9), Z22, Z22
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Y3, Y3
-	ADDQ         SI, R8
-	VADDPS       (R8), Y7, Y7
-	ADDQ         SI, R8
-	VADDPS       (R8), Y11, Y11
-	ADDQ         SI, R8
-	VADDPS       (R8), Y15, Y15
-	ADDQ         SI, R8
-	VADDPS       (R8), Y19, Y19
-	ADDQ         SI, R8
-	VADDPS       (R8), Y23, Y23
-
-alone:
-	VBROADCASTSS 96(AX), Z24
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z24, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
-	VMOVUPS      Z16, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z20, Z24, Z20
-	VMOVUPS      Z20, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z24, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z24, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z24, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z24, Z13
-	VMOVUPS      Z13, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z17, Z24, Z17
-	VMOVUPS      Z17, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z21, Z24, Z21
-	VMOVUPS      Z21, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z24, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z24, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
-	VMOVUPS      Z22, (R9)
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Y3, Y24, Y3
-	VMOVUPS      Y3, (R8)
+	VADDPS       (R8), Y4, Y4
 	ADDQ         SI, R8
-	VMAXPS       Y7, Y24, Y7
-	VMOVUPS      Y7, (R8)
+	VADDPS       (R8), Y8, Y8
 	ADDQ         SI, R8
-	VMAXPS       Y11, Y24, Y11
-	VMOVUPS      Y11, (R8)
+	VADDPS       (R8), Y12, Y12
 	ADDQ         SI, R8
-	VMAXPS       Y15, Y24, Y15
-	VMOVUPS      Y15, (R8)
+	VADDPS       (R8), Y16, Y16
 	ADDQ         SI, R8
-	VMAXPS       Y19, Y24, Y19
-	VMOVUPS      Y19, (R8)
+	VADDPS       (R8), Y20, Y20
 	ADDQ         SI, R8
-	VMAXPS       Y23, Y24, Y23
-	VMOVUPS      Y23, (R8)
+	VADDPS       (R8), Y24, Y24
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z22, Z0, Z22
+	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y16, Y0, Y16
+	VMOVUPS      Y16, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y20, Y0, Y20
+	VMOVUPS      Y20, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y24, Y0, Y24
+	VMOVUPS      Y24, (R8)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10639,23 +10639,23 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Z3
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Z4
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z4
-	VMOVUPS      64(SI), Z5
-	VMOVUPS      128(SI), Z6
-	VMOVUPS      192(SI), Z7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z4, Z0
-	VFMADD231PS  Z8, Z5, Z1
-	VFMADD231PS  Z8, Z6, Z2
-	VFMADD231PS  Z8, Z7, Z3
+	VMOVUPS      (SI), Z5
+	VMOVUPS      64(SI), Z6
+	VMOVUPS      128(SI), Z7
+	VMOVUPS      192(SI), Z8
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z5, Z1
+	VFMADD231PS  Z0, Z6, Z2
+	VFMADD231PS  Z0, Z7, Z3
+	VFMADD231PS  Z0, Z8, Z4
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000100, SI
 	DECQ         DI
@@ -10666,35 +10666,35 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VADDPS       (R8), Z3, Z3
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VADDPS       (DI), Z3, Z3
+	VADDPS       (DI), Z4, Z4
 
 alone:
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 96(AX), Z0
 	MOVQ         104(AX), DI
 	MOVQ         DI, R8
-	VMAXPS       Z0, Z4, Z0
-	VMOVUPS      Z0, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z4, Z1
+	VMAXPS       Z1, Z0, Z1
 	VMOVUPS      Z1, (R8)
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
-	VMAXPS       Z2, Z4, Z2
+	VMAXPS       Z2, Z0, Z2
 	VMOVUPS      Z2, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z4, Z3
-	VMOVUPS      Z3, (DI)
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
 	IMUL3Q       $0x01, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10728,32 +10728,32 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Z4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
 	VMOVAPS Z3, Z7
+	VMOVAPS Z4, Z8
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z8
-	VMOVUPS      64(SI), Z9
-	VMOVUPS      128(SI), Z10
-	VMOVUPS      192(SI), Z11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z8, Z0
-	VFMADD231PS  Z12, Z9, Z1
-	VFMADD231PS  Z12, Z10, Z2
-	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS (R8)(DX*1), Z12
-	VFMADD231PS  Z12, Z8, Z4
-	VFMADD231PS  Z12, Z9, Z5
-	VFMADD231PS  Z12, Z10, Z6
-	VFMADD231PS  Z12, Z11, Z7
+	VMOVUPS      (SI), Z9
+	VMOVUPS      64(SI), Z10
+	VMOVUPS      128(SI), Z11
+	VMOVUPS      192(SI), Z12
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z9, Z1
+	VFMADD231PS  Z0, Z10, Z2
+	VFMADD231PS  Z0, Z11, Z3
+	VFMADD231PS  Z0, Z12, Z4
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z9, Z5
+	VFMADD231PS  Z0, Z10, Z6
+	VFMADD231PS  Z0, Z11, Z7
+	VFMADD231PS  Z0, Z12, Z8
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000100, SI
 	DECQ         DI
@@ -10764,55 +10764,55 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z5, Z5
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
 	ADDQ         BX, R8
 	VADDPS       (R8), Z6, Z6
-	LEAQ         (DI)(SI*1), DI
-	ADDQ         SI, DI
-	ADDQ         SI, DI
-	VADDPS       (DI), Z3, Z3
-	ADDQ         BX, DI
-	VADDPS       (DI), Z7, Z7
-
-alone:
-	VBROADCASTSS 96(AX), Z8
-	MOVQ         104(AX), DI
-	MOVQ         DI, R8
-	VMAXPS       Z0, Z8, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z4, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z8, Z1
-	VMOVUPS      Z1, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z5, Z8, Z5
-	VMOVUPS      Z5, (R8)
 	LEAQ         (DI)(SI*1), R8
 	ADDQ         SI, R8
-	VMAXPS       Z2, Z8, Z2
-	VMOVUPS      Z2, (R8)
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z6, (R8)
+	VADDPS       (R8), Z7, Z7
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z8, Z3
-	VMOVUPS      Z3, (DI)
+	VADDPS       (DI), Z4, Z4
 	ADDQ         BX, DI
-	VMAXPS       Z7, Z8, Z7
-	VMOVUPS      Z7, (DI)
+	VADDPS       (DI), Z8, Z8
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
 	IMUL3Q       $0x02, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10846,41 +10846,41 @@ tile:
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
 	MOVQ    32(AX), R8
-	VMOVUPS (R8), Z0
-	VMOVUPS 64(R8), Z1
-	VMOVUPS 128(R8), Z2
-	VMOVUPS 192(R8), Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R8), Z1
+	VMOVUPS 64(R8), Z2
+	VMOVUPS 128(R8), Z3
+	VMOVUPS 192(R8), Z4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
 	VMOVAPS Z3, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z4, Z8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
 	VMOVAPS Z3, Z11
+	VMOVAPS Z4, Z12
 
 step:
 	MOVLQSX      (BX), R8
 	ADDQ         CX, R8
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VMOVUPS      128(SI), Z14
-	VMOVUPS      192(SI), Z15
-	VBROADCASTSS (R8), Z16
-	VFMADD231PS  Z16, Z12, Z0
-	VFMADD231PS  Z16, Z13, Z1
-	VFMADD231PS  Z16, Z14, Z2
-	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS (R8)(DX*1), Z16
-	VFMADD231PS  Z16, Z12, Z4
-	VFMADD231PS  Z16, Z13, Z5
-	VFMADD231PS  Z16, Z14, Z6
-	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS (R8)(DX*2), Z16
-	VFMADD231PS  Z16, Z12, Z8
-	VFMADD231PS  Z16, Z13, Z9
-	VFMADD231PS  Z16, Z14, Z10
-	VFMADD231PS  Z16, Z15, Z11
+	VMOVUPS      (SI), Z13
+	VMOVUPS      64(SI), Z14
+	VMOVUPS      128(SI), Z15
+	VMOVUPS      192(SI), Z16
+	VBROADCASTSS (R8), Z0
+	VFMADD231PS  Z0, Z13, Z1
+	VFMADD231PS  Z0, Z14, Z2
+	VFMADD231PS  Z0, Z15, Z3
+	VFMADD231PS  Z0, Z16, Z4
+	VBROADCASTSS (R8)(DX*1), Z0
+	VFMADD231PS  Z0, Z13, Z5
+	VFMADD231PS  Z0, Z14, Z6
+	VFMADD231PS  Z0, Z15, Z7
+	VFMADD231PS  Z0, Z16, Z8
+	VBROADCASTSS (R8)(DX*2), Z0
+	VFMADD231PS  Z0, Z13, Z9
+	VFMADD231PS  Z0, Z14, Z10
+	VFMADD231PS  Z0, Z15, Z11
+	VFMADD231PS  Z0, Z16, Z12
 	ADDQ         $0x04, BX
 	ADDQ         $0x00000100, SI
 	DECQ         DI
@@ -10891,75 +10891,75 @@ step:
 	TESTQ        DI, DI
 	JZ           alone
 	MOVQ         DI, R8
-	VADDPS       (R8), Z0, Z0
-	ADDQ         BX, R8
-	VADDPS       (R8), Z4, Z4
-	ADDQ         BX, R8
-	VADDPS       (R8), Z8, Z8
-	LEAQ         (DI)(SI*1), R8
 	VADDPS       (R8), Z1, Z1
 	ADDQ         BX, R8
 	VADDPS       (R8), Z5, Z5
 	ADDQ         BX, R8
 	VADDPS       (R8), Z9, Z9
 	LEAQ         (DI)(SI*1), R8
-	ADDQ         SI, R8
 	VADDPS       (R8), Z2, Z2
 	ADDQ         BX, R8
 	VADDPS       (R8), Z6, Z6
 	ADDQ         BX, R8
 	VADDPS       (R8), Z10, Z10
-	LEAQ         (DI)(SI*1), DI
-	ADDQ         SI, DI
-	ADDQ         SI, DI
-	VADDPS       (DI), Z3, Z3
-	ADDQ         BX, DI
-	VADDPS       (DI), Z7, Z7
-	ADDQ         BX, DI
-	VADDPS       (DI), Z11, Z11
-
-alone:
-	VBROADCASTSS 96(AX), Z12
-	MOVQ         104(AX), DI
-	MOVQ         DI, R8
-	VMAXPS       Z0, Z12, Z0
-	VMOVUPS      Z0, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z4, Z12, Z4
-	VMOVUPS      Z4, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z8, Z12, Z8
-	VMOVUPS      Z8, (R8)
-	LEAQ         (DI)(SI*1), R8
-	VMAXPS       Z1, Z12, Z1
-	VMOVUPS      Z1, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z5, Z12, Z5
-	VMOVUPS      Z5, (R8)
-	ADDQ         BX, R8
-	VMAXPS       Z9, Z12, Z9
-	VMOVUPS      Z9, (R8)
 	LEAQ         (DI)(SI*1), R8
 	ADDQ         SI, R8
-	VMAXPS       Z2, Z12, Z2
-	VMOVUPS      Z2, (R8)
+	VADDPS       (R8), Z3, Z3
 	ADDQ         BX, R8
-	VMAXPS       Z6, Z12, Z6
-	VMOVUPS      Z6, (R8)
+	VADDPS       (R8), Z7, Z7
 	ADDQ         BX, R8
-	VMAXPS       Z10, Z12, Z10
-	VMOVUPS      Z10, (R8)
+	VADDPS       (R8), Z11, Z11
 	LEAQ         (DI)(SI*1), DI
 	ADDQ         SI, DI
 	ADDQ         SI, DI
-	VMAXPS       Z3, Z12, Z3
-	VMOVUPS      Z3, (DI)
+	VADDPS       (DI), Z4, Z4
 	ADDQ         BX, DI
-	VMAXPS       Z7, Z12, Z7
-	VMOVUPS      Z7, (DI)
+	VADDPS       (DI), Z8, Z8
 	ADDQ         BX, DI
-	VMAXPS       Z11, Z12, Z11
-	VMOVUPS      Z11, (DI)
+	VADDPS       (DI), Z12, Z12
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R8)
+	LEAQ         (DI)(SI*1), R8
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R8)
+	LEAQ         (DI)(SI*1), R8
+	ADDQ         SI, R8
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R8)
+	ADDQ         BX, R8
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R8)
+	LEAQ         (DI)(SI*1), DI
+	ADDQ         SI, DI
+	ADDQ         SI, DI
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (DI)
 	IMUL3Q       $0x03, BX, BX
 	ADDQ         BX, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -10993,51 +10993,51 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Z4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
 	VMOVAPS Z3, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z4, Z8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
 	VMOVAPS Z3, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z4, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
 	VMOVAPS Z3, Z15
+	VMOVAPS Z4, Z16
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z16
-	VMOVUPS      64(DI), Z17
-	VMOVUPS      128(DI), Z18
-	VMOVUPS      192(DI), Z19
-	VBROADCASTSS (R9), Z20
-	VFMADD231PS  Z20, Z16, Z0
-	VFMADD231PS  Z20, Z17, Z1
-	VFMADD231PS  Z20, Z18, Z2
-	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R9)(DX*1), Z20
-	VFMADD231PS  Z20, Z16, Z4
-	VFMADD231PS  Z20, Z17, Z5
-	VFMADD231PS  Z20, Z18, Z6
-	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R9)(DX*2), Z20
-	VFMADD231PS  Z20, Z16, Z8
-	VFMADD231PS  Z20, Z17, Z9
-	VFMADD231PS  Z20, Z18, Z10
-	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R10), Z20
-	VFMADD231PS  Z20, Z16, Z12
-	VFMADD231PS  Z20, Z17, Z13
-	VFMADD231PS  Z20, Z18, Z14
-	VFMADD231PS  Z20, Z19, Z15
+	VMOVUPS      (DI), Z17
+	VMOVUPS      64(DI), Z18
+	VMOVUPS      128(DI), Z19
+	VMOVUPS      192(DI), Z20
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z17, Z1
+	VFMADD231PS  Z0, Z18, Z2
+	VFMADD231PS  Z0, Z19, Z3
+	VFMADD231PS  Z0, Z20, Z4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z17, Z5
+	VFMADD231PS  Z0, Z18, Z6
+	VFMADD231PS  Z0, Z19, Z7
+	VFMADD231PS  Z0, Z20, Z8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z17, Z9
+	VFMADD231PS  Z0, Z18, Z10
+	VFMADD231PS  Z0, Z19, Z11
+	VFMADD231PS  Z0, Z20, Z12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z17, Z13
+	VFMADD231PS  Z0, Z18, Z14
+	VFMADD231PS  Z0, Z19, Z15
+	VFMADD231PS  Z0, Z20, Z16
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000100, DI
 	DECQ         R8
@@ -11048,14 +11048,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -11064,7 +11056,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z13, Z13
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -11072,71 +11063,80 @@ step:
 	VADDPS       (R9), Z10, Z10
 	ADDQ         SI, R9
 	VADDPS       (R9), Z14, Z14
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Z3, Z3
-	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
-	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
-	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
-
-alone:
-	VBROADCASTSS 96(AX), Z16
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z16, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z16, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z16, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z16, Z12
-	VMOVUPS      Z12, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z16, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z16, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z16, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z16, Z13
-	VMOVUPS      Z13, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z16, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z16, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z16, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z16, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Z3, Z16, Z3
-	VMOVUPS      Z3, (R8)
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VMAXPS       Z7, Z16, Z7
-	VMOVUPS      Z7, (R8)
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z16, Z11
-	VMOVUPS      Z11, (R8)
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VMAXPS       Z15, Z16, Z15
-	VMOVUPS      Z15, (R8)
+	VADDPS       (R8), Z16, Z16
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (R8)
 	IMUL3Q       $0x04, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -11170,60 +11170,60 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Z4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
 	VMOVAPS Z3, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z4, Z8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
 	VMOVAPS Z3, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z4, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
 	VMOVAPS Z3, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z4, Z16
 	VMOVAPS Z1, Z17
 	VMOVAPS Z2, Z18
 	VMOVAPS Z3, Z19
+	VMOVAPS Z4, Z20
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z20
-	VMOVUPS      64(DI), Z21
-	VMOVUPS      128(DI), Z22
-	VMOVUPS      192(DI), Z23
-	VBROADCASTSS (R9), Z24
-	VFMADD231PS  Z24, Z20, Z0
-	VFMADD231PS  Z24, Z21, Z1
-	VFMADD231PS  Z24, Z22, Z2
-	VFMADD231PS  Z24, Z23, Z3
-	VBROADCASTSS (R9)(DX*1), Z24
-	VFMADD231PS  Z24, Z20, Z4
-	VFMADD231PS  Z24, Z21, Z5
-	VFMADD231PS  Z24, Z22, Z6
-	VFMADD231PS  Z24, Z23, Z7
-	VBROADCASTSS (R9)(DX*2), Z24
-	VFMADD231PS  Z24, Z20, Z8
-	VFMADD231PS  Z24, Z21, Z9
-	VFMADD231PS  Z24, Z22, Z10
-	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS (R10), Z24
-	VFMADD231PS  Z24, Z20, Z12
-	VFMADD231PS  Z24, Z21, Z13
-	VFMADD231PS  Z24, Z22, Z14
-	VFMADD231PS  Z24, Z23, Z15
-	VBROADCASTSS (R10)(DX*1), Z24
-	VFMADD231PS  Z24, Z20, Z16
-	VFMADD231PS  Z24, Z21, Z17
-	VFMADD231PS  Z24, Z22, Z18
-	VFMADD231PS  Z24, Z23, Z19
+	VMOVUPS      (DI), Z21
+	VMOVUPS      64(DI), Z22
+	VMOVUPS      128(DI), Z23
+	VMOVUPS      192(DI), Z24
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z21, Z1
+	VFMADD231PS  Z0, Z22, Z2
+	VFMADD231PS  Z0, Z23, Z3
+	VFMADD231PS  Z0, Z24, Z4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z5
+	VFMADD231PS  Z0, Z22, Z6
+	VFMADD231PS  Z0, Z23, Z7
+	VFMADD231PS  Z0, Z24, Z8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z21, Z9
+	VFMADD231PS  Z0, Z22, Z10
+	VFMADD231PS  Z0, Z23, Z11
+	VFMADD231PS  Z0, Z24, Z12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z21, Z13
+	VFMADD231PS  Z0, Z22, Z14
+	VFMADD231PS  Z0, Z23, Z15
+	VFMADD231PS  Z0, Z24, Z16
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z21, Z17
+	VFMADD231PS  Z0, Z22, Z18
+	VFMADD231PS  Z0, Z23, Z19
+	VFMADD231PS  Z0, Z24, Z20
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000100, DI
 	DECQ         R8
@@ -11234,16 +11234,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -11254,7 +11244,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z17, Z17
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -11264,85 +11253,96 @@ step:
 	VADDPS       (R9), Z14, Z14
 	ADDQ         SI, R9
 	VADDPS       (R9), Z18, Z18
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Z3, Z3
-	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
-	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
-	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
-	ADDQ         SI, R8
-	VADDPS       (R8), Z19, Z19
-
-alone:
-	VBROADCASTSS 96(AX), Z20
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z20, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z20, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z20, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z20, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z16, Z20, Z16
-	VMOVUPS      Z16, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z20, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z20, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z20, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z20, Z13
-	VMOVUPS      Z13, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z17, Z20, Z17
-	VMOVUPS      Z17, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z20, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z20, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z20, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z20, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z20, Z18
-	VMOVUPS      Z18, (R9)
+	VADDPS       (R9), Z19, Z19
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Z3, Z20, Z3
-	VMOVUPS      Z3, (R8)
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VMAXPS       Z7, Z20, Z7
-	VMOVUPS      Z7, (R8)
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z20, Z11
-	VMOVUPS      Z11, (R8)
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VMAXPS       Z15, Z20, Z15
-	VMOVUPS      Z15, (R8)
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VMAXPS       Z19, Z20, Z19
-	VMOVUPS      Z19, (R8)
+	VADDPS       (R8), Z20, Z20
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R8)
 	IMUL3Q       $0x05, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -11376,69 +11376,69 @@ tile:
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
 	MOVQ    32(AX), R9
-	VMOVUPS (R9), Z0
-	VMOVUPS 64(R9), Z1
-	VMOVUPS 128(R9), Z2
-	VMOVUPS 192(R9), Z3
-	VMOVAPS Z0, Z4
+	VMOVUPS (R9), Z1
+	VMOVUPS 64(R9), Z2
+	VMOVUPS 128(R9), Z3
+	VMOVUPS 192(R9), Z4
 	VMOVAPS Z1, Z5
 	VMOVAPS Z2, Z6
 	VMOVAPS Z3, Z7
-	VMOVAPS Z0, Z8
+	VMOVAPS Z4, Z8
 	VMOVAPS Z1, Z9
 	VMOVAPS Z2, Z10
 	VMOVAPS Z3, Z11
-	VMOVAPS Z0, Z12
+	VMOVAPS Z4, Z12
 	VMOVAPS Z1, Z13
 	VMOVAPS Z2, Z14
 	VMOVAPS Z3, Z15
-	VMOVAPS Z0, Z16
+	VMOVAPS Z4, Z16
 	VMOVAPS Z1, Z17
 	VMOVAPS Z2, Z18
 	VMOVAPS Z3, Z19
-	VMOVAPS Z0, Z20
+	VMOVAPS Z4, Z20
 	VMOVAPS Z1, Z21
 	VMOVAPS Z2, Z22
 	VMOVAPS Z3, Z23
+	VMOVAPS Z4, Z24
 
 step:
 	MOVLQSX      (SI), R9
 	ADDQ         CX, R9
 	LEAQ         (R9)(BX*1), R10
-	VMOVUPS      (DI), Z24
-	VMOVUPS      64(DI), Z25
-	VMOVUPS      128(DI), Z26
-	VMOVUPS      192(DI), Z27
-	VBROADCASTSS (R9), Z28
-	VFMADD231PS  Z28, Z24, Z0
-	VFMADD231PS  Z28, Z25, Z1
-	VFMADD231PS  Z28, Z26, Z2
-	VFMADD231PS  Z28, Z27, Z3
-	VBROADCASTSS (R9)(DX*1), Z28
-	VFMADD231PS  Z28, Z24, Z4
-	VFMADD231PS  Z28, Z25, Z5
-	VFMADD231PS  Z28, Z26, Z6
-	VFMADD231PS  Z28, Z27, Z7
-	VBROADCASTSS (R9)(DX*2), Z28
-	VFMADD231PS  Z28, Z24, Z8
-	VFMADD231PS  Z28, Z25, Z9
-	VFMADD231PS  Z28, Z26, Z10
-	VFMADD231PS  Z28, Z27, Z11
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z28, Z24, Z12
-	VFMADD231PS  Z28, Z25, Z13
-	VFMADD231PS  Z28, Z26, Z14
-	VFMADD231PS  Z28, Z27, Z15
-	VBROADCASTSS (R10)(DX*1), Z28
-	VFMADD231PS  Z28, Z24, Z16
-	VFMADD231PS  Z28, Z25, Z17
-	VFMADD231PS  Z28, Z26, Z18
-	VFMADD231PS  Z28, Z27, Z19
-	VBROADCASTSS (R10)(DX*2), Z28
-	VFMADD231PS  Z28, Z24, Z20
-	VFMADD231PS  Z28, Z25, Z21
-	VFMADD231PS  Z28, Z26, Z22
-	VFMADD231PS  Z28, Z27, Z23
+	VMOVUPS      (DI), Z25
+	VMOVUPS      64(DI), Z26
+	VMOVUPS      128(DI), Z27
+	VMOVUPS      192(DI), Z28
+	VBROADCASTSS (R9), Z0
+	VFMADD231PS  Z0, Z25, Z1
+	VFMADD231PS  Z0, Z26, Z2
+	VFMADD231PS  Z0, Z27, Z3
+	VFMADD231PS  Z0, Z28, Z4
+	VBROADCASTSS (R9)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z5
+	VFMADD231PS  Z0, Z26, Z6
+	VFMADD231PS  Z0, Z27, Z7
+	VFMADD231PS  Z0, Z28, Z8
+	VBROADCASTSS (R9)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z9
+	VFMADD231PS  Z0, Z26, Z10
+	VFMADD231PS  Z0, Z27, Z11
+	VFMADD231PS  Z0, Z28, Z12
+	VBROADCASTSS (R10), Z0
+	VFMADD231PS  Z0, Z25, Z13
+	VFMADD231PS  Z0, Z26, Z14
+	VFMADD231PS  Z0, Z27, Z15
+	VFMADD231PS  Z0, Z28, Z16
+	VBROADCASTSS (R10)(DX*1), Z0
+	VFMADD231PS  Z0, Z25, Z17
+	VFMADD231PS  Z0, Z26, Z18
+	VFMADD231PS  Z0, Z27, Z19
+	VFMADD231PS  Z0, Z28, Z20
+	VBROADCASTSS (R10)(DX*2), Z0
+	VFMADD231PS  Z0, Z25, Z21
+	VFMADD231PS  Z0, Z26, Z22
+	VFMADD231PS  Z0, Z27, Z23
+	VFMADD231PS  Z0, Z28, Z24
 	ADDQ         $0x04, SI
 	ADDQ         $0x00000100, DI
 	DECQ         R8
@@ -11449,18 +11449,6 @@ step:
 	TESTQ        R8, R8
 	JZ           alone
 	MOVQ         R8, R9
-	VADDPS       (R9), Z0, Z0
-	ADDQ         SI, R9
-	VADDPS       (R9), Z4, Z4
-	ADDQ         SI, R9
-	VADDPS       (R9), Z8, Z8
-	ADDQ         SI, R9
-	VADDPS       (R9), Z12, Z12
-	ADDQ         SI, R9
-	VADDPS       (R9), Z16, Z16
-	ADDQ         SI, R9
-	VADDPS       (R9), Z20, Z20
-	LEAQ         (R8)(DI*1), R9
 	VADDPS       (R9), Z1, Z1
 	ADDQ         SI, R9
 	VADDPS       (R9), Z5, Z5
@@ -11473,7 +11461,6 @@ step:
 	ADDQ         SI, R9
 	VADDPS       (R9), Z21, Z21
 	LEAQ         (R8)(DI*1), R9
-	ADDQ         DI, R9
 	VADDPS       (R9), Z2, Z2
 	ADDQ         SI, R9
 	VADDPS       (R9), Z6, Z6
@@ -11485,99 +11472,112 @@ step:
 	VADDPS       (R9), Z18, Z18
 	ADDQ         SI, R9
 	VADDPS       (R9), Z22, Z22
-	LEAQ         (R8)(DI*1), R8
-	ADDQ         DI, R8
-	ADDQ         DI, R8
-	VADDPS       (R8), Z3, Z3
-	ADDQ         SI, R8
-	VADDPS       (R8), Z7, Z7
-	ADDQ         SI, R8
-	VADDPS       (R8), Z11, Z11
-	ADDQ         SI, R8
-	VADDPS       (R8), Z15, Z15
-	ADDQ         SI, R8
-	VADDPS       (R8), Z19, Z19
-	ADDQ         SI, R8
-	VADDPS       (R8), Z23, Z23
-
-alone:
-	VBROADCASTSS 96(AX), Z24
-	MOVQ         104(AX), R8
-	MOVQ         R8, R9
-	VMAXPS       Z0, Z24, Z0
-	VMOVUPS      Z0, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z4, Z24, Z4
-	VMOVUPS      Z4, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z8, Z24, Z8
-	VMOVUPS      Z8, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z12, Z24, Z12
-	VMOVUPS      Z12, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z16, Z24, Z16
-	VMOVUPS      Z16, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z20, Z24, Z20
-	VMOVUPS      Z20, (R9)
-	LEAQ         (R8)(DI*1), R9
-	VMAXPS       Z1, Z24, Z1
-	VMOVUPS      Z1, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z5, Z24, Z5
-	VMOVUPS      Z5, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z9, Z24, Z9
-	VMOVUPS      Z9, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z13, Z24, Z13
-	VMOVUPS      Z13, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z17, Z24, Z17
-	VMOVUPS      Z17, (R9)
-	ADDQ         SI, R9
-	VMAXPS       Z21, Z24, Z21
-	VMOVUPS      Z21, (R9)
 	LEAQ         (R8)(DI*1), R9
 	ADDQ         DI, R9
-	VMAXPS       Z2, Z24, Z2
-	VMOVUPS      Z2, (R9)
+	VADDPS       (R9), Z3, Z3
 	ADDQ         SI, R9
-	VMAXPS       Z6, Z24, Z6
-	VMOVUPS      Z6, (R9)
+	VADDPS       (R9), Z7, Z7
 	ADDQ         SI, R9
-	VMAXPS       Z10, Z24, Z10
-	VMOVUPS      Z10, (R9)
+	VADDPS       (R9), Z11, Z11
 	ADDQ         SI, R9
-	VMAXPS       Z14, Z24, Z14
-	VMOVUPS      Z14, (R9)
+	VADDPS       (R9), Z15, Z15
 	ADDQ         SI, R9
-	VMAXPS       Z18, Z24, Z18
-	VMOVUPS      Z18, (R9)
+	VADDPS       (R9), Z19, Z19
 	ADDQ         SI, R9
-	VMAXPS       Z22, Z24, Z22
-	VMOVUPS      Z22, (R9)
+	VADDPS       (R9), Z23, Z23
 	LEAQ         (R8)(DI*1), R8
 	ADDQ         DI, R8
 	ADDQ         DI, R8
-	VMAXPS       Z3, Z24, Z3
-	VMOVUPS      Z3, (R8)
+	VADDPS       (R8), Z4, Z4
 	ADDQ         SI, R8
-	VMAXPS       Z7, Z24, Z7
-	VMOVUPS      Z7, (R8)
+	VADDPS       (R8), Z8, Z8
 	ADDQ         SI, R8
-	VMAXPS       Z11, Z24, Z11
-	VMOVUPS      Z11, (R8)
+	VADDPS       (R8), Z12, Z12
 	ADDQ         SI, R8
-	VMAXPS       Z15, Z24, Z15
-	VMOVUPS      Z15, (R8)
+	VADDPS       (R8), Z16, Z16
 	ADDQ         SI, R8
-	VMAXPS       Z19, Z24, Z19
-	VMOVUPS      Z19, (R8)
+	VADDPS       (R8), Z20, Z20
 	ADDQ         SI, R8
-	VMAXPS       Z23, Z24, Z23
-	VMOVUPS      Z23, (R8)
+	VADDPS       (R8), Z24, Z24
+
+alone:
+	VBROADCASTSS 96(AX), Z0
+	MOVQ         104(AX), R8
+	MOVQ         R8, R9
+	VMAXPS       Z1, Z0, Z1
+	VMOVUPS      Z1, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z5, Z0, Z5
+	VMOVUPS      Z5, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z9, Z0, Z9
+	VMOVUPS      Z9, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z13, Z0, Z13
+	VMOVUPS      Z13, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z17, Z0, Z17
+	VMOVUPS      Z17, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z21, Z0, Z21
+	VMOVUPS      Z21, (R9)
+	LEAQ         (R8)(DI*1), R9
+	VMAXPS       Z2, Z0, Z2
+	VMOVUPS      Z2, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z6, Z0, Z6
+	VMOVUPS      Z6, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z10, Z0, Z10
+	VMOVUPS      Z10, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z14, Z0, Z14
+	VMOVUPS      Z14, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z18, Z0, Z18
+	VMOVUPS      Z18, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z22, Z0, Z22
+	VMOVUPS      Z22, (R9)
+	LEAQ         (R8)(DI*1), R9
+	ADDQ         DI, R9
+	VMAXPS       Z3, Z0, Z3
+	VMOVUPS      Z3, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z7, Z0, Z7
+	VMOVUPS      Z7, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z11, Z0, Z11
+	VMOVUPS      Z11, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z15, Z0, Z15
+	VMOVUPS      Z15, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z19, Z0, Z19
+	VMOVUPS      Z19, (R9)
+	ADDQ         SI, R9
+	VMAXPS       Z23, Z0, Z23
+	VMOVUPS      Z23, (R9)
+	LEAQ         (R8)(DI*1), R8
+	ADDQ         DI, R8
+	ADDQ         DI, R8
+	VMAXPS       Z4, Z0, Z4
+	VMOVUPS      Z4, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z8, Z0, Z8
+	VMOVUPS      Z8, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z12, Z0, Z12
+	VMOVUPS      Z12, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z16, Z0, Z16
+	VMOVUPS      Z16, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z20, Z0, Z20
+	VMOVUPS      Z20, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Z24, Z0, Z24
+	VMOVUPS      Z24, (R8)
 	IMUL3Q       $0x06, SI, SI
 	ADDQ         SI, 104(AX)
 	CMPQ         112(AX), $0x00
@@ -13936,5 +13936,3115 @@ square:
 	ADDQ       R8, CX
 	DECQ       AX
 	JNZ        square
+	VZEROUPPER
+	RET
+
+// func convBlock1x1AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x1AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y2
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y2, Y1
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000020, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	VADDPS       (SI), Y1, Y1
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (SI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x2AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x2AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+	VMOVAPS Y1, Y2
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y3
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y3, Y1
+	VBROADCASTSS (R8)(DX*1), Y0
+	VFMADD231PS  Y0, Y3, Y2
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000020, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	VADDPS       (SI), Y1, Y1
+	ADDQ         BX, SI
+	VADDPS       (SI), Y2, Y2
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x3AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x3AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y4
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y4, Y1
+	VBROADCASTSS (R8)(DX*1), Y0
+	VFMADD231PS  Y0, Y4, Y2
+	VBROADCASTSS (R8)(DX*2), Y0
+	VFMADD231PS  Y0, Y4, Y3
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000020, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	VADDPS       (SI), Y1, Y1
+	ADDQ         BX, SI
+	VADDPS       (SI), Y2, Y2
+	ADDQ         BX, SI
+	VADDPS       (SI), Y3, Y3
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (SI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x4AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x4AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y5
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y5, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y5, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y5, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y5, Y4
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x5AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x5AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y6
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y6, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y6, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y6, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y6, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y6, Y5
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x6AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x6AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y7
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y7, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y7, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y7, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y7, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y7, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y7, Y6
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x7AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x7AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Y8
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y8, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y8, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y8, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y8, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y8, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y8, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y8, Y7
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	IMUL3Q       $0x07, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x07, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x8AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x8AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Y9
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y9, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y9, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y9, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y9, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y9, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y9, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y9, Y7
+	VBROADCASTSS (R11)(DX*1), Y0
+	VFMADD231PS  Y0, Y9, Y8
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	IMUL3Q       $0x08, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x08, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x9AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x9AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	VMOVUPS      (DI), Y10
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y10, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y10, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y10, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y10, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y10, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y10, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y10, Y7
+	VBROADCASTSS (R11)(DX*1), Y0
+	VFMADD231PS  Y0, Y10, Y8
+	VBROADCASTSS (R11)(DX*2), Y0
+	VFMADD231PS  Y0, Y10, Y9
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y9, Y9
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
+	IMUL3Q       $0x09, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x09, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x10AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x10AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Y11
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y11, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y11, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y11, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y11, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y11, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y11, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y11, Y7
+	VBROADCASTSS (R11)(DX*1), Y0
+	VFMADD231PS  Y0, Y11, Y8
+	VBROADCASTSS (R11)(DX*2), Y0
+	VFMADD231PS  Y0, Y11, Y9
+	VBROADCASTSS (R12), Y0
+	VFMADD231PS  Y0, Y11, Y10
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y9, Y9
+	ADDQ         SI, DI
+	VADDPS       (DI), Y10, Y10
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
+	IMUL3Q       $0x0a, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0a, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x11AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x11AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Y12
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y12, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y12, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y12, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y12, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y12, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y12, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y12, Y7
+	VBROADCASTSS (R11)(DX*1), Y0
+	VFMADD231PS  Y0, Y12, Y8
+	VBROADCASTSS (R11)(DX*2), Y0
+	VFMADD231PS  Y0, Y12, Y9
+	VBROADCASTSS (R12), Y0
+	VFMADD231PS  Y0, Y12, Y10
+	VBROADCASTSS (R12)(DX*1), Y0
+	VFMADD231PS  Y0, Y12, Y11
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y9, Y9
+	ADDQ         SI, DI
+	VADDPS       (DI), Y10, Y10
+	ADDQ         SI, DI
+	VADDPS       (DI), Y11, Y11
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y0, Y11
+	VMOVUPS      Y11, (DI)
+	IMUL3Q       $0x0b, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0b, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock1x12AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock1x12AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVAPS Y1, Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y1, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y1, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y1, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y1, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y1, Y12
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	LEAQ         (R9)(BX*2), R11
+	LEAQ         (R10)(BX*2), R12
+	VMOVUPS      (DI), Y13
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y13, Y1
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y2
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y3
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y13, Y4
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y5
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y6
+	VBROADCASTSS (R11), Y0
+	VFMADD231PS  Y0, Y13, Y7
+	VBROADCASTSS (R11)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y8
+	VBROADCASTSS (R11)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y9
+	VBROADCASTSS (R12), Y0
+	VFMADD231PS  Y0, Y13, Y10
+	VBROADCASTSS (R12)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y11
+	VBROADCASTSS (R12)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y12
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000020, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	VADDPS       (DI), Y1, Y1
+	ADDQ         SI, DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y5, Y5
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y7, Y7
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y9, Y9
+	ADDQ         SI, DI
+	VADDPS       (DI), Y10, Y10
+	ADDQ         SI, DI
+	VADDPS       (DI), Y11, Y11
+	ADDQ         SI, DI
+	VADDPS       (DI), Y12, Y12
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y11, Y0, Y11
+	VMOVUPS      Y11, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
+	IMUL3Q       $0x0c, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x0c, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x1AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x1AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+	VMOVUPS 32(R8), Y2
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y3
+	VMOVUPS      32(SI), Y4
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y3, Y1
+	VFMADD231PS  Y0, Y4, Y2
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000040, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	MOVQ         SI, DI
+	VADDPS       (DI), Y1, Y1
+	LEAQ         32(SI), SI
+	VADDPS       (SI), Y2, Y2
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	MOVQ         SI, DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	LEAQ         32(SI), SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	IMUL3Q       $0x01, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x01, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x2AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x2AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+	VMOVUPS 32(R8), Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y2, Y4
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y5
+	VMOVUPS      32(SI), Y6
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y5, Y1
+	VFMADD231PS  Y0, Y6, Y2
+	VBROADCASTSS (R8)(DX*1), Y0
+	VFMADD231PS  Y0, Y5, Y3
+	VFMADD231PS  Y0, Y6, Y4
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000040, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	MOVQ         SI, DI
+	VADDPS       (DI), Y1, Y1
+	ADDQ         BX, DI
+	VADDPS       (DI), Y3, Y3
+	LEAQ         32(SI), SI
+	VADDPS       (SI), Y2, Y2
+	ADDQ         BX, SI
+	VADDPS       (SI), Y4, Y4
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	MOVQ         SI, DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	LEAQ         32(SI), SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (SI)
+	IMUL3Q       $0x02, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x02, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x3AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x3AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    48(AX), DI
+	MOVQ    32(AX), R8
+	VMOVUPS (R8), Y1
+	VMOVUPS 32(R8), Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y2, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y2, Y6
+
+step:
+	MOVLQSX      (BX), R8
+	ADDQ         CX, R8
+	VMOVUPS      (SI), Y7
+	VMOVUPS      32(SI), Y8
+	VBROADCASTSS (R8), Y0
+	VFMADD231PS  Y0, Y7, Y1
+	VFMADD231PS  Y0, Y8, Y2
+	VBROADCASTSS (R8)(DX*1), Y0
+	VFMADD231PS  Y0, Y7, Y3
+	VFMADD231PS  Y0, Y8, Y4
+	VBROADCASTSS (R8)(DX*2), Y0
+	VFMADD231PS  Y0, Y7, Y5
+	VFMADD231PS  Y0, Y8, Y6
+	ADDQ         $0x04, BX
+	ADDQ         $0x00000040, SI
+	DECQ         DI
+	JNZ          step
+	MOVQ         72(AX), BX
+	MOVQ         80(AX), SI
+	MOVQ         112(AX), SI
+	TESTQ        SI, SI
+	JZ           alone
+	MOVQ         SI, DI
+	VADDPS       (DI), Y1, Y1
+	ADDQ         BX, DI
+	VADDPS       (DI), Y3, Y3
+	ADDQ         BX, DI
+	VADDPS       (DI), Y5, Y5
+	LEAQ         32(SI), SI
+	VADDPS       (SI), Y2, Y2
+	ADDQ         BX, SI
+	VADDPS       (SI), Y4, Y4
+	ADDQ         BX, SI
+	VADDPS       (SI), Y6, Y6
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), SI
+	MOVQ         SI, DI
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (DI)
+	ADDQ         BX, DI
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (DI)
+	LEAQ         32(SI), SI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (SI)
+	ADDQ         BX, SI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (SI)
+	IMUL3Q       $0x03, BX, BX
+	ADDQ         BX, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         BX, 112(AX)
+
+same:
+	IMUL3Q $0x03, DX, BX
+	ADDQ   BX, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x4AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x4AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVUPS 32(R9), Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y2, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y2, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y2, Y8
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y9
+	VMOVUPS      32(DI), Y10
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y9, Y1
+	VFMADD231PS  Y0, Y10, Y2
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y9, Y3
+	VFMADD231PS  Y0, Y10, Y4
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y9, Y5
+	VFMADD231PS  Y0, Y10, Y6
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y9, Y7
+	VFMADD231PS  Y0, Y10, Y8
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000040, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	LEAQ         32(DI), DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (R8)
+	LEAQ         32(DI), DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	IMUL3Q       $0x04, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x04, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x5AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x5AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVUPS 32(R9), Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y2, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y2, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y2, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y2, Y10
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y11
+	VMOVUPS      32(DI), Y12
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y11, Y1
+	VFMADD231PS  Y0, Y12, Y2
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y11, Y3
+	VFMADD231PS  Y0, Y12, Y4
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y11, Y5
+	VFMADD231PS  Y0, Y12, Y6
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y11, Y7
+	VFMADD231PS  Y0, Y12, Y8
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y11, Y9
+	VFMADD231PS  Y0, Y12, Y10
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000040, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	LEAQ         32(DI), DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y10, Y10
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
+	LEAQ         32(DI), DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
+	IMUL3Q       $0x05, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x05, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func convBlock2x6AVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·convBlock2x6AVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ 64(AX), DX
+	MOVQ (AX), BX
+	MOVQ BX, 104(AX)
+	MOVQ 40(AX), BX
+	MOVQ BX, 112(AX)
+	MOVQ 56(AX), BX
+	MOVQ BX, 120(AX)
+	LEAQ (DX)(DX*2), BX
+
+tile:
+	MOVQ    16(AX), SI
+	MOVQ    24(AX), DI
+	MOVQ    48(AX), R8
+	MOVQ    32(AX), R9
+	VMOVUPS (R9), Y1
+	VMOVUPS 32(R9), Y2
+	VMOVAPS Y1, Y3
+	VMOVAPS Y2, Y4
+	VMOVAPS Y1, Y5
+	VMOVAPS Y2, Y6
+	VMOVAPS Y1, Y7
+	VMOVAPS Y2, Y8
+	VMOVAPS Y1, Y9
+	VMOVAPS Y2, Y10
+	VMOVAPS Y1, Y11
+	VMOVAPS Y2, Y12
+
+step:
+	MOVLQSX      (SI), R9
+	ADDQ         CX, R9
+	LEAQ         (R9)(BX*1), R10
+	VMOVUPS      (DI), Y13
+	VMOVUPS      32(DI), Y14
+	VBROADCASTSS (R9), Y0
+	VFMADD231PS  Y0, Y13, Y1
+	VFMADD231PS  Y0, Y14, Y2
+	VBROADCASTSS (R9)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y3
+	VFMADD231PS  Y0, Y14, Y4
+	VBROADCASTSS (R9)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y5
+	VFMADD231PS  Y0, Y14, Y6
+	VBROADCASTSS (R10), Y0
+	VFMADD231PS  Y0, Y13, Y7
+	VFMADD231PS  Y0, Y14, Y8
+	VBROADCASTSS (R10)(DX*1), Y0
+	VFMADD231PS  Y0, Y13, Y9
+	VFMADD231PS  Y0, Y14, Y10
+	VBROADCASTSS (R10)(DX*2), Y0
+	VFMADD231PS  Y0, Y13, Y11
+	VFMADD231PS  Y0, Y14, Y12
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000040, DI
+	DECQ         R8
+	JNZ          step
+	MOVQ         72(AX), SI
+	MOVQ         80(AX), DI
+	MOVQ         112(AX), DI
+	TESTQ        DI, DI
+	JZ           alone
+	MOVQ         DI, R8
+	VADDPS       (R8), Y1, Y1
+	ADDQ         SI, R8
+	VADDPS       (R8), Y3, Y3
+	ADDQ         SI, R8
+	VADDPS       (R8), Y5, Y5
+	ADDQ         SI, R8
+	VADDPS       (R8), Y7, Y7
+	ADDQ         SI, R8
+	VADDPS       (R8), Y9, Y9
+	ADDQ         SI, R8
+	VADDPS       (R8), Y11, Y11
+	LEAQ         32(DI), DI
+	VADDPS       (DI), Y2, Y2
+	ADDQ         SI, DI
+	VADDPS       (DI), Y4, Y4
+	ADDQ         SI, DI
+	VADDPS       (DI), Y6, Y6
+	ADDQ         SI, DI
+	VADDPS       (DI), Y8, Y8
+	ADDQ         SI, DI
+	VADDPS       (DI), Y10, Y10
+	ADDQ         SI, DI
+	VADDPS       (DI), Y12, Y12
+
+alone:
+	VBROADCASTSS 96(AX), Y0
+	MOVQ         104(AX), DI
+	MOVQ         DI, R8
+	VMAXPS       Y1, Y0, Y1
+	VMOVUPS      Y1, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y3, Y0, Y3
+	VMOVUPS      Y3, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y5, Y0, Y5
+	VMOVUPS      Y5, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y7, Y0, Y7
+	VMOVUPS      Y7, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y9, Y0, Y9
+	VMOVUPS      Y9, (R8)
+	ADDQ         SI, R8
+	VMAXPS       Y11, Y0, Y11
+	VMOVUPS      Y11, (R8)
+	LEAQ         32(DI), DI
+	VMAXPS       Y2, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y6, Y0, Y6
+	VMOVUPS      Y6, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y8, Y0, Y8
+	VMOVUPS      Y8, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y10, Y0, Y10
+	VMOVUPS      Y10, (DI)
+	ADDQ         SI, DI
+	VMAXPS       Y12, Y0, Y12
+	VMOVUPS      Y12, (DI)
+	IMUL3Q       $0x06, SI, SI
+	ADDQ         SI, 104(AX)
+	CMPQ         112(AX), $0x00
+	JEQ          same
+	ADDQ         SI, 112(AX)
+
+same:
+	IMUL3Q $0x06, DX, SI
+	ADDQ   SI, CX
+	DECQ   120(AX)
+	JNZ    tile
+	VZEROUPPER
+	RET
+
+// func winogradInAVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·winogradInAVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block40200000<>+0(SB), Y2
+	VBROADCASTSS block3f3504f3<>+0(SB), Y3
+	VBROADCASTSS block3fb504f3<>+0(SB), Y4
+	MOVQ         8(AX), CX
+	MOVQ         88(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         16(AX), AX
+	LEAQ         (DX)(DX*2), DI
+	LEAQ         (CX)(DI*1), DI
+	VMOVUPS      (CX), Y5
+	VMOVUPS      (CX)(DX*1), Y6
+	VMOVUPS      (CX)(DX*2), Y7
+	VMOVUPS      (DI), Y8
+	VMOVUPS      (DI)(DX*1), Y9
+	VMOVUPS      (DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 960(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 192(AX)
+	VMOVUPS      Y5, 384(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 576(AX)
+	VMOVUPS      Y5, 768(AX)
+	VMOVUPS      64(CX), Y5
+	VMOVUPS      64(CX)(DX*1), Y6
+	VMOVUPS      64(CX)(DX*2), Y7
+	VMOVUPS      64(DI), Y8
+	VMOVUPS      64(DI)(DX*1), Y9
+	VMOVUPS      64(DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 32(AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 992(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 224(AX)
+	VMOVUPS      Y5, 416(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 608(AX)
+	VMOVUPS      Y5, 800(AX)
+	VMOVUPS      128(CX), Y5
+	VMOVUPS      128(CX)(DX*1), Y6
+	VMOVUPS      128(CX)(DX*2), Y7
+	VMOVUPS      128(DI), Y8
+	VMOVUPS      128(DI)(DX*1), Y9
+	VMOVUPS      128(DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 64(AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1024(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 256(AX)
+	VMOVUPS      Y5, 448(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 640(AX)
+	VMOVUPS      Y5, 832(AX)
+	VMOVUPS      192(CX), Y5
+	VMOVUPS      192(CX)(DX*1), Y6
+	VMOVUPS      192(CX)(DX*2), Y7
+	VMOVUPS      192(DI), Y8
+	VMOVUPS      192(DI)(DX*1), Y9
+	VMOVUPS      192(DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 96(AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1056(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 288(AX)
+	VMOVUPS      Y5, 480(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 672(AX)
+	VMOVUPS      Y5, 864(AX)
+	VMOVUPS      256(CX), Y5
+	VMOVUPS      256(CX)(DX*1), Y6
+	VMOVUPS      256(CX)(DX*2), Y7
+	VMOVUPS      256(DI), Y8
+	VMOVUPS      256(DI)(DX*1), Y9
+	VMOVUPS      256(DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 128(AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1088(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 320(AX)
+	VMOVUPS      Y5, 512(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 704(AX)
+	VMOVUPS      Y5, 896(AX)
+	VMOVUPS      320(CX), Y5
+	VMOVUPS      320(CX)(DX*1), Y6
+	VMOVUPS      320(CX)(DX*2), Y7
+	VMOVUPS      320(DI), Y8
+	VMOVUPS      320(DI)(DX*1), Y9
+	VMOVUPS      320(DI)(DX*2), Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 160(AX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1120(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 352(AX)
+	VMOVUPS      Y5, 544(AX)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 736(AX)
+	VMOVUPS      Y5, 928(AX)
+	LEAQ         (SI)(SI*2), CX
+	LEAQ         (CX)(CX*1), DX
+	VMOVUPS      (AX), Y5
+	VMOVUPS      32(AX), Y6
+	VMOVUPS      64(AX), Y7
+	VMOVUPS      96(AX), Y8
+	VMOVUPS      128(AX), Y9
+	VMOVUPS      160(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y5, (DI)(SI*1)
+	ADDQ         DX, BX
+	VMOVUPS      192(AX), Y5
+	VMOVUPS      224(AX), Y6
+	VMOVUPS      256(AX), Y7
+	VMOVUPS      288(AX), Y8
+	VMOVUPS      320(AX), Y9
+	VMOVUPS      352(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y5, (DI)(SI*1)
+	ADDQ         DX, BX
+	VMOVUPS      384(AX), Y5
+	VMOVUPS      416(AX), Y6
+	VMOVUPS      448(AX), Y7
+	VMOVUPS      480(AX), Y8
+	VMOVUPS      512(AX), Y9
+	VMOVUPS      544(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y5, (DI)(SI*1)
+	ADDQ         DX, BX
+	VMOVUPS      576(AX), Y5
+	VMOVUPS      608(AX), Y6
+	VMOVUPS      640(AX), Y7
+	VMOVUPS      672(AX), Y8
+	VMOVUPS      704(AX), Y9
+	VMOVUPS      736(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y5, (DI)(SI*1)
+	ADDQ         DX, BX
+	VMOVUPS      768(AX), Y5
+	VMOVUPS      800(AX), Y6
+	VMOVUPS      832(AX), Y7
+	VMOVUPS      864(AX), Y8
+	VMOVUPS      896(AX), Y9
+	VMOVUPS      928(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y5, (DI)(SI*1)
+	ADDQ         DX, BX
+	VMOVUPS      960(AX), Y5
+	VMOVUPS      992(AX), Y6
+	VMOVUPS      1024(AX), Y7
+	VMOVUPS      1056(AX), Y8
+	VMOVUPS      1088(AX), Y9
+	VMOVUPS      1120(AX), Y10
+	LEAQ         (BX)(CX*1), DI
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DI)(SI*2)
+	VMOVAPS      Y9, Y2
+	VFNMADD231PS Y7, Y1, Y2
+	VMOVAPS      Y8, Y5
+	VFNMADD231PS Y6, Y1, Y5
+	VMOVAPS      Y2, Y1
+	VFMADD231PS  Y5, Y3, Y1
+	VFNMADD231PS Y5, Y3, Y2
+	VMOVUPS      Y1, (BX)(SI*1)
+	VMOVUPS      Y2, (BX)(SI*2)
+	VMOVAPS      Y9, Y1
+	VFNMADD231PS Y7, Y0, Y1
+	VMOVAPS      Y8, Y2
+	VFNMADD231PS Y6, Y0, Y2
+	VMOVAPS      Y1, Y0
+	VFMADD231PS  Y2, Y4, Y0
+	VFNMADD231PS Y2, Y4, Y1
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, (DI)(SI*1)
+	VZEROUPPER
+	RET
+
+// func winogradEdgeAVX2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·winogradEdgeAVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block40200000<>+0(SB), Y2
+	VBROADCASTSS block3f3504f3<>+0(SB), Y3
+	VBROADCASTSS block3fb504f3<>+0(SB), Y4
+	MOVQ         8(AX), CX
+	MOVQ         88(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         72(AX), SI
+	MOVQ         16(AX), DI
+	MOVQ         24(AX), R8
+	MOVQ         48(AX), AX
+	ADDQ         AX, CX
+	LEAQ         (DX)(DX*2), AX
+	LEAQ         (CX)(AX*1), AX
+	VPBROADCASTW (R8), Y5
+	VMASKMOVPS   (CX), Y5, Y5
+	VPBROADCASTW 12(R8), Y6
+	VMASKMOVPS   (CX)(DX*1), Y6, Y6
+	VPBROADCASTW 24(R8), Y7
+	VMASKMOVPS   (CX)(DX*2), Y7, Y7
+	VPBROADCASTW 36(R8), Y8
+	VMASKMOVPS   (AX), Y8, Y8
+	VPBROADCASTW 48(R8), Y9
+	VMASKMOVPS   (AX)(DX*1), Y9, Y9
+	VPBROADCASTW 60(R8), Y10
+	VMASKMOVPS   (AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 960(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 192(DI)
+	VMOVUPS      Y5, 384(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 576(DI)
+	VMOVUPS      Y5, 768(DI)
+	VPBROADCASTW 2(R8), Y5
+	VMASKMOVPS   64(CX), Y5, Y5
+	VPBROADCASTW 14(R8), Y6
+	VMASKMOVPS   64(CX)(DX*1), Y6, Y6
+	VPBROADCASTW 26(R8), Y7
+	VMASKMOVPS   64(CX)(DX*2), Y7, Y7
+	VPBROADCASTW 38(R8), Y8
+	VMASKMOVPS   64(AX), Y8, Y8
+	VPBROADCASTW 50(R8), Y9
+	VMASKMOVPS   64(AX)(DX*1), Y9, Y9
+	VPBROADCASTW 62(R8), Y10
+	VMASKMOVPS   64(AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 32(DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 992(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 224(DI)
+	VMOVUPS      Y5, 416(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 608(DI)
+	VMOVUPS      Y5, 800(DI)
+	VPBROADCASTW 4(R8), Y5
+	VMASKMOVPS   128(CX), Y5, Y5
+	VPBROADCASTW 16(R8), Y6
+	VMASKMOVPS   128(CX)(DX*1), Y6, Y6
+	VPBROADCASTW 28(R8), Y7
+	VMASKMOVPS   128(CX)(DX*2), Y7, Y7
+	VPBROADCASTW 40(R8), Y8
+	VMASKMOVPS   128(AX), Y8, Y8
+	VPBROADCASTW 52(R8), Y9
+	VMASKMOVPS   128(AX)(DX*1), Y9, Y9
+	VPBROADCASTW 64(R8), Y10
+	VMASKMOVPS   128(AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 64(DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1024(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 256(DI)
+	VMOVUPS      Y5, 448(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 640(DI)
+	VMOVUPS      Y5, 832(DI)
+	VPBROADCASTW 6(R8), Y5
+	VMASKMOVPS   192(CX), Y5, Y5
+	VPBROADCASTW 18(R8), Y6
+	VMASKMOVPS   192(CX)(DX*1), Y6, Y6
+	VPBROADCASTW 30(R8), Y7
+	VMASKMOVPS   192(CX)(DX*2), Y7, Y7
+	VPBROADCASTW 42(R8), Y8
+	VMASKMOVPS   192(AX), Y8, Y8
+	VPBROADCASTW 54(R8), Y9
+	VMASKMOVPS   192(AX)(DX*1), Y9, Y9
+	VPBROADCASTW 66(R8), Y10
+	VMASKMOVPS   192(AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 96(DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1056(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 288(DI)
+	VMOVUPS      Y5, 480(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 672(DI)
+	VMOVUPS      Y5, 864(DI)
+	VPBROADCASTW 8(R8), Y5
+	VMASKMOVPS   256(CX), Y5, Y5
+	VPBROADCASTW 20(R8), Y6
+	VMASKMOVPS   256(CX)(DX*1), Y6, Y6
+	VPBROADCASTW 32(R8), Y7
+	VMASKMOVPS   256(CX)(DX*2), Y7, Y7
+	VPBROADCASTW 44(R8), Y8
+	VMASKMOVPS   256(AX), Y8, Y8
+	VPBROADCASTW 56(R8), Y9
+	VMASKMOVPS   256(AX)(DX*1), Y9, Y9
+	VPBROADCASTW 68(R8), Y10
+	VMASKMOVPS   256(AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 128(DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1088(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 320(DI)
+	VMOVUPS      Y5, 512(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 704(DI)
+	VMOVUPS      Y5, 896(DI)
+	VPBROADCASTW 10(R8), Y5
+	VMASKMOVPS   320(CX), Y5, Y5
+	VPBROADCASTW 22(R8), Y6
+	VMASKMOVPS   320(CX)(DX*1), Y6, Y6
+	VPBROADCASTW 34(R8), Y7
+	VMASKMOVPS   320(CX)(DX*2), Y7, Y7
+	VPBROADCASTW 46(R8), Y8
+	VMASKMOVPS   320(AX), Y8, Y8
+	VPBROADCASTW 58(R8), Y9
+	VMASKMOVPS   320(AX)(DX*1), Y9, Y9
+	VPBROADCASTW 70(R8), Y10
+	VMASKMOVPS   320(AX)(DX*2), Y10, Y10
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, 160(DI)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, 1120(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, 352(DI)
+	VMOVUPS      Y5, 544(DI)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, 736(DI)
+	VMOVUPS      Y5, 928(DI)
+	LEAQ         (SI)(SI*2), AX
+	LEAQ         (AX)(AX*1), CX
+	VMOVUPS      (DI), Y5
+	VMOVUPS      32(DI), Y6
+	VMOVUPS      64(DI), Y7
+	VMOVUPS      96(DI), Y8
+	VMOVUPS      128(DI), Y9
+	VMOVUPS      160(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DX)
+	VMOVUPS      Y5, (DX)(SI*1)
+	ADDQ         CX, BX
+	VMOVUPS      192(DI), Y5
+	VMOVUPS      224(DI), Y6
+	VMOVUPS      256(DI), Y7
+	VMOVUPS      288(DI), Y8
+	VMOVUPS      320(DI), Y9
+	VMOVUPS      352(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DX)
+	VMOVUPS      Y5, (DX)(SI*1)
+	ADDQ         CX, BX
+	VMOVUPS      384(DI), Y5
+	VMOVUPS      416(DI), Y6
+	VMOVUPS      448(DI), Y7
+	VMOVUPS      480(DI), Y8
+	VMOVUPS      512(DI), Y9
+	VMOVUPS      544(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DX)
+	VMOVUPS      Y5, (DX)(SI*1)
+	ADDQ         CX, BX
+	VMOVUPS      576(DI), Y5
+	VMOVUPS      608(DI), Y6
+	VMOVUPS      640(DI), Y7
+	VMOVUPS      672(DI), Y8
+	VMOVUPS      704(DI), Y9
+	VMOVUPS      736(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DX)
+	VMOVUPS      Y5, (DX)(SI*1)
+	ADDQ         CX, BX
+	VMOVUPS      768(DI), Y5
+	VMOVUPS      800(DI), Y6
+	VMOVUPS      832(DI), Y7
+	VMOVUPS      864(DI), Y8
+	VMOVUPS      896(DI), Y9
+	VMOVUPS      928(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y1, Y5
+	VMOVAPS      Y8, Y10
+	VFNMADD231PS Y6, Y1, Y10
+	VMOVAPS      Y5, Y11
+	VFMADD231PS  Y10, Y3, Y11
+	VFNMADD231PS Y10, Y3, Y5
+	VMOVUPS      Y11, (BX)(SI*1)
+	VMOVUPS      Y5, (BX)(SI*2)
+	VMOVAPS      Y9, Y5
+	VFNMADD231PS Y7, Y0, Y5
+	VMOVAPS      Y8, Y7
+	VFNMADD231PS Y6, Y0, Y7
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  Y7, Y4, Y6
+	VFNMADD231PS Y7, Y4, Y5
+	VMOVUPS      Y6, (DX)
+	VMOVUPS      Y5, (DX)(SI*1)
+	ADDQ         CX, BX
+	VMOVUPS      960(DI), Y5
+	VMOVUPS      992(DI), Y6
+	VMOVUPS      1024(DI), Y7
+	VMOVUPS      1056(DI), Y8
+	VMOVUPS      1088(DI), Y9
+	VMOVUPS      1120(DI), Y10
+	LEAQ         (BX)(AX*1), DX
+	VADDPS       Y5, Y9, Y5
+	VFNMADD231PS Y7, Y2, Y5
+	VMOVUPS      Y5, (BX)
+	VADDPS       Y6, Y10, Y5
+	VFNMADD231PS Y8, Y2, Y5
+	VMOVUPS      Y5, (DX)(SI*2)
+	VMOVAPS      Y9, Y2
+	VFNMADD231PS Y7, Y1, Y2
+	VMOVAPS      Y8, Y5
+	VFNMADD231PS Y6, Y1, Y5
+	VMOVAPS      Y2, Y1
+	VFMADD231PS  Y5, Y3, Y1
+	VFNMADD231PS Y5, Y3, Y2
+	VMOVUPS      Y1, (BX)(SI*1)
+	VMOVUPS      Y2, (BX)(SI*2)
+	VMOVAPS      Y9, Y1
+	VFNMADD231PS Y7, Y0, Y1
+	VMOVAPS      Y8, Y2
+	VFNMADD231PS Y6, Y0, Y2
+	VMOVAPS      Y1, Y0
+	VFMADD231PS  Y2, Y4, Y0
+	VFNMADD231PS Y2, Y4, Y1
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, (DX)(SI*1)
+	VZEROUPPER
+	RET
+
+// func winogradOutAVX2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·winogradOutAVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS block3f000000<>+0(SB), Y0
+	VBROADCASTSS block40000000<>+0(SB), Y1
+	VBROADCASTSS block3f3504f3<>+0(SB), Y2
+	VBROADCASTSS block3fb504f3<>+0(SB), Y3
+	VBROADCASTSS block3eb504f3<>+0(SB), Y4
+	VBROADCASTSS block403504f3<>+0(SB), Y5
+	MOVQ         8(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         (AX), BX
+	MOVQ         88(AX), SI
+	MOVQ         32(AX), DI
+	MOVQ         40(AX), R8
+	MOVQ         16(AX), R9
+	LEAQ         (DX)(DX*2), R10
+	ADDQ         R10, R10
+	LEAQ         (R10)(R10*2), R11
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, (R9)
+	VMOVUPS      Y6, 192(R9)
+	VMOVUPS      Y8, 384(R9)
+	VMOVUPS      Y7, 576(R9)
+	ADDQ         DX, CX
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, 32(R9)
+	VMOVUPS      Y6, 224(R9)
+	VMOVUPS      Y8, 416(R9)
+	VMOVUPS      Y7, 608(R9)
+	ADDQ         DX, CX
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, 64(R9)
+	VMOVUPS      Y6, 256(R9)
+	VMOVUPS      Y8, 448(R9)
+	VMOVUPS      Y7, 640(R9)
+	ADDQ         DX, CX
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, 96(R9)
+	VMOVUPS      Y6, 288(R9)
+	VMOVUPS      Y8, 480(R9)
+	VMOVUPS      Y7, 672(R9)
+	ADDQ         DX, CX
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, 128(R9)
+	VMOVUPS      Y6, 320(R9)
+	VMOVUPS      Y8, 512(R9)
+	VMOVUPS      Y7, 704(R9)
+	ADDQ         DX, CX
+	LEAQ         (CX)(R11*1), R12
+	VMOVUPS      (CX), Y6
+	VMOVUPS      (CX)(R10*1), Y7
+	VMOVUPS      (CX)(R10*2), Y8
+	VMOVUPS      (R12), Y9
+	VMOVUPS      (R12)(R10*1), Y10
+	VMOVUPS      (R12)(R10*2), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VMOVUPS      Y12, 160(R9)
+	VMOVUPS      Y6, 352(R9)
+	VMOVUPS      Y8, 544(R9)
+	VMOVUPS      Y7, 736(R9)
+	VMOVUPS      (R9), Y6
+	VMOVUPS      32(R9), Y7
+	VMOVUPS      64(R9), Y8
+	VMOVUPS      96(R9), Y9
+	VMOVUPS      128(R9), Y10
+	VMOVUPS      160(R9), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VADDPS       (DI), Y12, Y12
+	VADDPS       (DI), Y6, Y6
+	VADDPS       (DI), Y8, Y8
+	VADDPS       (DI), Y7, Y7
+	TESTQ        R8, R8
+	JZ           alone0
+	VADDPS       (R8), Y12, Y12
+	VADDPS       64(R8), Y6, Y6
+	VADDPS       128(R8), Y8, Y8
+	VADDPS       192(R8), Y7, Y7
+	ADDQ         SI, R8
+
+alone0:
+	VBROADCASTSS 96(AX), Y9
+	VMAXPS       Y12, Y9, Y12
+	VMOVUPS      Y12, (BX)
+	VMAXPS       Y6, Y9, Y6
+	VMOVUPS      Y6, 64(BX)
+	VMAXPS       Y8, Y9, Y8
+	VMOVUPS      Y8, 128(BX)
+	VMAXPS       Y7, Y9, Y7
+	VMOVUPS      Y7, 192(BX)
+	ADDQ         SI, BX
+	VMOVUPS      192(R9), Y6
+	VMOVUPS      224(R9), Y7
+	VMOVUPS      256(R9), Y8
+	VMOVUPS      288(R9), Y9
+	VMOVUPS      320(R9), Y10
+	VMOVUPS      352(R9), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VADDPS       (DI), Y12, Y12
+	VADDPS       (DI), Y6, Y6
+	VADDPS       (DI), Y8, Y8
+	VADDPS       (DI), Y7, Y7
+	TESTQ        R8, R8
+	JZ           alone1
+	VADDPS       (R8), Y12, Y12
+	VADDPS       64(R8), Y6, Y6
+	VADDPS       128(R8), Y8, Y8
+	VADDPS       192(R8), Y7, Y7
+	ADDQ         SI, R8
+
+alone1:
+	VBROADCASTSS 96(AX), Y9
+	VMAXPS       Y12, Y9, Y12
+	VMOVUPS      Y12, (BX)
+	VMAXPS       Y6, Y9, Y6
+	VMOVUPS      Y6, 64(BX)
+	VMAXPS       Y8, Y9, Y8
+	VMOVUPS      Y8, 128(BX)
+	VMAXPS       Y7, Y9, Y7
+	VMOVUPS      Y7, 192(BX)
+	ADDQ         SI, BX
+	VMOVUPS      384(R9), Y6
+	VMOVUPS      416(R9), Y7
+	VMOVUPS      448(R9), Y8
+	VMOVUPS      480(R9), Y9
+	VMOVUPS      512(R9), Y10
+	VMOVUPS      544(R9), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y8
+	VFMADD231PS  Y13, Y1, Y8
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y6
+	VFMADD231PS  Y9, Y3, Y6
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VADDPS       (DI), Y12, Y12
+	VADDPS       (DI), Y6, Y6
+	VADDPS       (DI), Y8, Y8
+	VADDPS       (DI), Y7, Y7
+	TESTQ        R8, R8
+	JZ           alone2
+	VADDPS       (R8), Y12, Y12
+	VADDPS       64(R8), Y6, Y6
+	VADDPS       128(R8), Y8, Y8
+	VADDPS       192(R8), Y7, Y7
+	ADDQ         SI, R8
+
+alone2:
+	VBROADCASTSS 96(AX), Y9
+	VMAXPS       Y12, Y9, Y12
+	VMOVUPS      Y12, (BX)
+	VMAXPS       Y6, Y9, Y6
+	VMOVUPS      Y6, 64(BX)
+	VMAXPS       Y8, Y9, Y8
+	VMOVUPS      Y8, 128(BX)
+	VMAXPS       Y7, Y9, Y7
+	VMOVUPS      Y7, 192(BX)
+	ADDQ         SI, BX
+	VMOVUPS      576(R9), Y6
+	VMOVUPS      608(R9), Y7
+	VMOVUPS      640(R9), Y8
+	VMOVUPS      672(R9), Y9
+	VMOVUPS      704(R9), Y10
+	VMOVUPS      736(R9), Y11
+	VADDPS       Y8, Y7, Y12
+	VADDPS       Y10, Y9, Y13
+	VSUBPS       Y8, Y7, Y7
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y12, Y0, Y0
+	VFMADD231PS  Y13, Y1, Y0
+	VADDPS       Y13, Y12, Y12
+	VADDPS       Y6, Y12, Y12
+	VMULPS       Y7, Y2, Y1
+	VFMADD231PS  Y9, Y3, Y1
+	VMULPS       Y7, Y4, Y7
+	VFMADD231PS  Y9, Y5, Y7
+	VADDPS       Y11, Y7, Y7
+	VADDPS       (DI), Y12, Y12
+	VADDPS       (DI), Y1, Y1
+	VADDPS       (DI), Y0, Y0
+	VADDPS       (DI), Y7, Y7
+	TESTQ        R8, R8
+	JZ           alone3
+	VADDPS       (R8), Y12, Y12
+	VADDPS       64(R8), Y1, Y1
+	VADDPS       128(R8), Y0, Y0
+	VADDPS       192(R8), Y7, Y7
+	ADDQ         SI, R8
+
+alone3:
+	VBROADCASTSS 96(AX), Y2
+	VMAXPS       Y12, Y2, Y12
+	VMOVUPS      Y12, (BX)
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      Y1, 64(BX)
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      Y0, 128(BX)
+	VMAXPS       Y7, Y2, Y7
+	VMOVUPS      Y7, 192(BX)
+	ADDQ         SI, BX
+	VZEROUPPER
+	RET
+
+// func blockMaxAVX2(a *byte)
+// Requires: AVX
+TEXT ·blockMaxAVX2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 56(AX), BX
+	MOVQ 64(AX), SI
+
+pixel:
+	MOVQ    16(AX), DI
+	MOVQ    48(AX), R8
+	MOVLQSX (DI), R9
+	VMOVUPS (DX)(R9*1), Y0
+	VCMPPS  $0x03, Y0, Y0, Y2
+	VMOVUPS 32(DX)(R9*1), Y1
+	VCMPPS  $0x03, Y1, Y1, Y3
+	JMP     next
+
+more:
+	MOVLQSX (DI), R9
+	VMOVUPS (DX)(R9*1), Y4
+	VCMPPS  $0x03, Y4, Y4, Y5
+	VORPS   Y5, Y2, Y2
+	VMAXPS  Y4, Y0, Y0
+	VMOVUPS 32(DX)(R9*1), Y4
+	VCMPPS  $0x03, Y4, Y4, Y5
+	VORPS   Y5, Y3, Y3
+	VMAXPS  Y4, Y1, Y1
+
+next:
+	ADDQ    $0x04, DI
+	DECQ    R8
+	JNZ     more
+	VORPS   Y2, Y0, Y0
+	VMOVUPS Y0, (CX)
+	VORPS   Y3, Y1, Y1
+	VMOVUPS Y1, 32(CX)
+	ADDQ    $0x40, CX
+	ADDQ    SI, DX
+	DECQ    BX
+	JNZ     pixel
+	VZEROUPPER
+	RET
+
+// func blockMeanAVX2(a *byte)
+// Requires: AVX, AVX2, SSE2
+TEXT ·blockMeanAVX2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         48(AX), AX
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPXOR        X4, X4, X4
+	CVTSQ2SD     AX, X4
+	VBROADCASTSD X4, Y4
+
+add:
+	VCVTPS2PD  (DX), Y5
+	VADDPD     Y5, Y0, Y0
+	VCVTPS2PD  16(DX), Y5
+	VADDPD     Y5, Y1, Y1
+	VCVTPS2PD  32(DX), Y5
+	VADDPD     Y5, Y2, Y2
+	VCVTPS2PD  48(DX), Y5
+	VADDPD     Y5, Y3, Y3
+	ADDQ       $0x40, DX
+	DECQ       AX
+	JNZ        add
+	VDIVPD     Y4, Y0, Y0
+	VCVTPD2PSY Y0, X0
+	VMOVUPS    X0, (CX)
+	VDIVPD     Y4, Y1, Y1
+	VCVTPD2PSY Y1, X0
+	VMOVUPS    X0, 16(CX)
+	VDIVPD     Y4, Y2, Y2
+	VCVTPD2PSY Y2, X0
+	VMOVUPS    X0, 32(CX)
+	VDIVPD     Y4, Y3, Y3
+	VCVTPD2PSY Y3, X0
+	VMOVUPS    X0, 48(CX)
 	VZEROUPPER
 	RET

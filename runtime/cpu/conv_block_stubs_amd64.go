@@ -282,3 +282,72 @@ func blockMeanAVX512(a *byte)
 
 //go:noescape
 func transpose16AVX512(a *byte)
+
+//go:noescape
+func convBlock1x1AVX2(a *byte)
+
+//go:noescape
+func convBlock1x2AVX2(a *byte)
+
+//go:noescape
+func convBlock1x3AVX2(a *byte)
+
+//go:noescape
+func convBlock1x4AVX2(a *byte)
+
+//go:noescape
+func convBlock1x5AVX2(a *byte)
+
+//go:noescape
+func convBlock1x6AVX2(a *byte)
+
+//go:noescape
+func convBlock1x7AVX2(a *byte)
+
+//go:noescape
+func convBlock1x8AVX2(a *byte)
+
+//go:noescape
+func convBlock1x9AVX2(a *byte)
+
+//go:noescape
+func convBlock1x10AVX2(a *byte)
+
+//go:noescape
+func convBlock1x11AVX2(a *byte)
+
+//go:noescape
+func convBlock1x12AVX2(a *byte)
+
+//go:noescape
+func convBlock2x1AVX2(a *byte)
+
+//go:noescape
+func convBlock2x2AVX2(a *byte)
+
+//go:noescape
+func convBlock2x3AVX2(a *byte)
+
+//go:noescape
+func convBlock2x4AVX2(a *byte)
+
+//go:noescape
+func convBlock2x5AVX2(a *byte)
+
+//go:noescape
+func convBlock2x6AVX2(a *byte)
+
+//go:noescape
+func winogradInAVX2(a *byte)
+
+//go:noescape
+func winogradEdgeAVX2(a *byte)
+
+//go:noescape
+func winogradOutAVX2(a *byte)
+
+//go:noescape
+func blockMaxAVX2(a *byte)
+
+//go:noescape
+func blockMeanAVX2(a *byte)

@@ -73,7 +73,7 @@ func arrange(plan *runtime.TensorPlan, blocked bool) *arrangement {
 		}
 	}
 	a.read()
-	if hasBlocks() {
+	if blocks() != nil {
 		for _, s := range a.steps {
 			a.takeAdd(s)
 		}

@@ -69,7 +69,7 @@ func inside(w *tensorop.Window, d, i int) (lo, hi int) {
 
 // part pools a block of channels of an image.
 func (s *blockPool) part(worker, i int) {
-	w, b := s.win, &s.bufs[worker]
+	w, b, k := s.win, &s.bufs[worker], blocks()
 	src, dst := s.src[i*size(w.In)*blockLanes:], s.dst[i*size(w.Out)*blockLanes:]
 	// Columns x0 to x1-1 see whole windows.
 	x0 := min(w.Out[1], (max(0, w.Before[1])+w.Stride[1]-1)/w.Stride[1])
@@ -90,7 +90,7 @@ func (s *blockPool) part(worker, i int) {
 			at := (h0*w.In[1] + x0*w.Stride[1] - w.Before[1]) * blockLanes
 			b.args = blockArgs{dst: unsafe.Pointer(&row[x0*blockLanes]), src: unsafe.Pointer(&src[at]), off: unsafe.Pointer(&s.off[0]),
 				n: (h1 - h0) * w.Kernel[1], count: x1 - x0, step: 4 * blockLanes * w.Stride[1]}
-			b.args.max()
+			k.max(&b.args)
 		}
 		for ow := range w.Out[1] {
 			if ow >= x0 && ow < x1 {
@@ -108,7 +108,7 @@ func (s *blockPool) part(worker, i int) {
 				b.off = append(b.off, s.off[k*w.Kernel[1]:][:w1-w0]...)
 			}
 			b.args = blockArgs{dst: unsafe.Pointer(&row[ow*blockLanes]), src: unsafe.Pointer(&src[(h0*w.In[1]+w0)*blockLanes]), off: unsafe.Pointer(&b.off[0]), n: len(b.off), count: 1}
-			b.args.max()
+			k.max(&b.args)
 		}
 	}
 	b.args = blockArgs{}
@@ -144,7 +144,7 @@ func (s *blockMean) run(p *tensorProgram, in []*model.Tensor) ([]*model.Tensor, 
 			continue
 		}
 		s.args = blockArgs{dst: unsafe.Pointer(&mean[0]), src: unsafe.Pointer(&src[i*positions*blockLanes]), n: positions}
-		s.args.mean()
+		blocks().mean(&s.args)
 		copy(to, mean[:])
 	}
 	s.args = blockArgs{}

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
@@ -63,7 +62,6 @@ func (j *turnBlocks) part(worker, i int) {
 	squares := j.positions / blockLanes
 	done := squares * blockLanes
 	if squares > 0 {
-		const line, square = 4 * blockLanes, 4 * blockLanes * blockLanes
 		b := &j.bufs[worker]
 		rows, ld := plain, j.positions
 		if n < blockLanes {
@@ -78,14 +76,7 @@ func (j *turnBlocks) part(worker, i int) {
 				}
 			}
 		}
-		a := &b.args
-		if j.in {
-			*a = blockArgs{src: unsafe.Pointer(&rows[0]), step: 4 * ld, srcStride: line, dst: unsafe.Pointer(&block[0]), pix: line, vec: square, count: squares}
-		} else {
-			*a = blockArgs{src: unsafe.Pointer(&block[0]), step: line, srcStride: square, dst: unsafe.Pointer(&rows[0]), pix: 4 * ld, vec: line, count: squares}
-		}
-		a.transpose()
-		*a = blockArgs{}
+		blocks().transpose(&b.args, rows, ld, block, squares, j.in)
 		if n < blockLanes && !j.in {
 			for k := range n {
 				copy(plain[k*j.positions:], rows[k*ld:(k+1)*ld])

@@ -58,8 +58,9 @@ type winogradMap struct {
 
 // tileBuffer is a worker's.
 type tileBuffer struct {
-	v, m []float32 // [36][tiles][channels in halves of vectors], transformed input and products
-	out  []float32 // a tile's output
+	v, m    []float32 // [36][tiles][channels in halves of vectors], transformed input and products
+	out     []float32 // a tile's output
+	between []float32 // AVX2: a tile between its columns and its rows
 }
 
 // winogradWeights: G g G' for every pair of channels, in float64.
@@ -181,7 +182,7 @@ func (j *winogradJob) part(worker, i int) {
 			*a = blockArgs{dst: unsafe.Pointer(&b.tile.m[x*ldm]), src: unsafe.Pointer(&v[x*ldv]), off: unsafe.Pointer(&s.tiles.off[0]),
 				w: unsafe.Pointer(&g.w[x*channels*width]), bias: unsafe.Pointer(&s.tiles.none[0]),
 				n: channels, step: 4 * c8, pix: 4 * width, vec: 4 * blockLanes, floor: float32(math.Inf(-1))}
-			a.pixels(g.halves, n)
+			a.pixels(s.k, g.halves, n)
 		}
 		b.tile.output(s, a, g, t0, n, ldm)
 	}
@@ -196,6 +197,7 @@ func (b *tileBuffer) grow(s *blockConv) {
 	t := s.tiles
 	b.v = make([]float32, winogradPoints*(t.per*t.halves*halfLanes+blockLanes))
 	b.m = make([]float32, winogradPoints*(t.per*t.width+blockLanes))
+	b.between = make([]float32, winogradPoints*halfLanes)
 	b.out = make([]float32, 4*winogradTile*winogradTile*blockLanes)
 }
 
@@ -212,7 +214,7 @@ func (b *tileBuffer) input(s *blockConv, a *blockArgs, t0, n int) []float32 {
 		y := (t0+i)/t.wide%t.high*winogradTile - w.Before[0]
 		x := (t0+i)%t.wide*winogradTile - w.Before[1]
 		src := s.src[image*s.cb*plane:][:s.cb*plane]
-		*a = blockArgs{dst: unsafe.Pointer(&b.v[i*c8]), pix: 4 * ld}
+		*a = blockArgs{dst: unsafe.Pointer(&b.v[i*c8]), off: unsafe.Pointer(&b.between[0]), pix: 4 * ld}
 		at := (y*wide + x) * blockLanes
 		if e := t.edge[(t0+i)%len(t.edge)]; e >= 0 {
 			a.src, a.n, a.w = unsafe.Pointer(&src[0]), 4*at, unsafe.Pointer(&t.masks[e][0])
@@ -220,7 +222,7 @@ func (b *tileBuffer) input(s *blockConv, a *blockArgs, t0, n int) []float32 {
 			a.src = unsafe.Pointer(&src[at])
 		}
 		a.srcStride, a.vec = 4*wide*blockLanes, 4*plane
-		a.winogradIn(t.halves)
+		s.k.winogradIn(a, t.halves)
 	}
 	return b.v
 }
@@ -233,14 +235,14 @@ func (b *tileBuffer) output(s *blockConv, a *blockArgs, g blockGroup, t0, n, ldm
 		image := (t0 + i) / (t.high * t.wide)
 		y, x := (t0+i)/t.wide%t.high*winogradTile, (t0+i)%t.wide*winogradTile
 		at := (image*s.total+s.first+g.at)*plane + (y*ow+x)*blockLanes
-		*a = blockArgs{src: unsafe.Pointer(&b.m[i*g.width()]), pix: 4 * ldm, bias: unsafe.Pointer(&s.bias[g.at*blockLanes]), floor: s.floor}
+		*a = blockArgs{src: unsafe.Pointer(&b.m[i*g.width()]), off: unsafe.Pointer(&b.between[0]), pix: 4 * ldm, bias: unsafe.Pointer(&s.bias[g.at*blockLanes]), floor: s.floor}
 		h, wide := min(winogradTile, oh-y), min(winogradTile, ow-x)
 		if h == winogradTile && wide == winogradTile {
 			a.dst, a.srcStride, a.vec = unsafe.Pointer(&s.dst[at]), 4*ow*blockLanes, 4*plane
 			if s.res != nil {
 				a.res = unsafe.Pointer(&s.res[at])
 			}
-			a.winogradOut(g.halves)
+			s.k.winogradOut(a, g.halves)
 			continue
 		}
 		const row, tile = winogradTile * blockLanes, winogradTile * winogradTile * blockLanes
@@ -253,44 +255,11 @@ func (b *tileBuffer) output(s *blockConv, a *blockArgs, g blockGroup, t0, n, ldm
 				}
 			}
 		}
-		a.winogradOut(g.halves)
+		s.k.winogradOut(a, g.halves)
 		for v := range parts(g.halves, 2) {
 			for r := range h {
 				copy(s.dst[at+v*plane+r*ow*blockLanes:][:wide*blockLanes], b.out[v*tile+r*row:])
 			}
 		}
-	}
-}
-
-// winogradIn transforms one tile's input of so many halves of vectors of channels, at
-// the image's edge if there are masks.
-func (a *blockArgs) winogradIn(halves int) {
-	full, half := a.winogradInFull, a.winogradInHalf
-	if a.w != nil {
-		full, half = a.winogradEdgeFull, a.winogradEdgeHalf
-	}
-	if a.count = halves / 2; a.count > 0 {
-		full()
-	}
-	if halves%2 > 0 {
-		a.src, a.dst = unsafe.Add(a.src, halves/2*a.vec), unsafe.Add(a.dst, halves/2*4*blockLanes)
-		a.count = 1
-		half()
-	}
-}
-
-// winogradOut transforms one tile's products.
-func (a *blockArgs) winogradOut(halves int) {
-	if a.count = halves / 2; a.count > 0 {
-		a.winogradOutFull()
-	}
-	if halves%2 > 0 {
-		n := halves / 2
-		a.src, a.bias, a.dst = unsafe.Add(a.src, n*4*blockLanes), unsafe.Add(a.bias, n*4*blockLanes), unsafe.Add(a.dst, n*a.vec)
-		if a.res != nil {
-			a.res = unsafe.Add(a.res, n*a.vec)
-		}
-		a.count = 1
-		a.winogradOutHalf()
 	}
 }

@@ -1,5 +1,6 @@
-// Command convblock writes the assembly (AVX-512) of convolutions over images in
-// channel blocks: 16 channels of a pixel lie together, in one vector.
+// Command convblock writes the assembly of convolutions over images in channel blocks:
+// 16 channels of a pixel lie together, in one vector of AVX-512 or two of AVX2
+// (avx2.go).
 //
 //	convBlock  dst[p, v] = max(bias[v] + sum_k src[off[k] + p*step] * w[k, v] + res[p, v], floor)
 //	           for p pixels (at most 16) and 8v output channels, a pixel's channels
@@ -38,6 +39,8 @@ const (
 // 24 sums, the channels' weights and what is broadcast fit 32 registers.
 var most = [5]int{0, 16, 12, 8, 6}
 
+const avx512, avx2 = "AVX512", "AVX2"
+
 // half is 8 channels: a processor that takes two cycles for a vector of 512 bits takes
 // one for it.
 func half() VecVirtual { return YMM() }
@@ -47,7 +50,7 @@ func main() {
 	ConstraintExpr("amd64")
 	for halves := 1; halves <= 8; halves++ {
 		for p := 1; p <= most[(halves+1)/2]; p++ {
-			block(halves, p)
+			block(avx512, full, halves, p)
 		}
 	}
 	winogradIn("winogradIn", full, false)
@@ -59,12 +62,17 @@ func main() {
 	blockMax()
 	blockMean()
 	transpose16()
+	withAVX2()
 	Generate()
 }
 
 // begin starts a kernel: arg is the address of an argument, load its value.
 func begin(name string) (arg func(off int) Mem, load func(off int) GPVirtual) {
-	TEXT(name+"AVX512", NOSPLIT, "func(a *byte)")
+	return start(name + avx512)
+}
+
+func start(name string) (arg func(off int) Mem, load func(off int) GPVirtual) {
+	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	a := Load(Param("a"), GP64())
 	arg = func(off int) Mem { return Mem{Base: a, Disp: off} }
@@ -81,37 +89,9 @@ func sameLanes(x, y VecVirtual) Register {
 
 func at(base Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
-func block(halves, p int) {
-	arg, load := begin(fmt.Sprintf("convBlock%dx%d", halves, p))
-	v := (halves + 1) / 2
-	vector := func(j int) VecVirtual { // of channels 16j and up
-		if 2*j+1 == halves {
-			return half()
-		}
-		return full()
-	}
-	src, step := load(aSrc), load(aStep)
-	// What changes from tile to tile stays in memory: registers are for addresses. It is
-	// a copy, as what points past the end of something is no pointer to Go.
-	for _, c := range [][2]int{{aDst, aAtDst}, {aRes, aAtRes}, {aCount, aLeft}} {
-		MOVQ(load(c[0]), arg(c[1]))
-	}
-	step3 := GP64()
-	LEAQ(Mem{Base: step, Index: step, Scale: 2}, step3)
-	Label("tile")
-	off, w, n, bias := load(aOff), load(aW), load(aN), load(aBias)
-	acc := make([][]VecVirtual, p)
-	for i := range acc {
-		for j := range v {
-			acc[i] = append(acc[i], vector(j))
-			if i == 0 {
-				VMOVUPS(at(bias, 64*j), acc[0][j])
-			} else {
-				VMOVAPS(acc[0][j], acc[i][j])
-			}
-		}
-	}
-	Label("step")
+// pixels gives the address of each of p pixels in the channel whose offset is at off;
+// step3 is three times the step from pixel to pixel.
+func pixels(p int, off, src, step, step3 GPVirtual) func(i int) Mem {
 	base := []GPVirtual{GP64()}
 	MOVLQSX(Mem{Base: off}, base[0])
 	ADDQ(src, base[0])
@@ -129,24 +109,61 @@ func block(halves, p int) {
 		}
 		base = append(base, b)
 	}
-	pixel := func(i int) Mem {
+	return func(i int) Mem {
 		m := Mem{Base: base[i/3]}
 		if i%3 > 0 {
 			m.Index, m.Scale = step, uint8(i%3)
 		}
 		return m
 	}
+}
+
+// block is a kernel of AVX-512 or, where there is no vector longer than half, of AVX2,
+// which broadcasts into a register and has 16 of those.
+func block(isa string, longest func() VecVirtual, halves, p int) {
+	arg, load := start(fmt.Sprintf("convBlock%dx%d%s", halves, p, isa))
+	x := []VecVirtual{longest(), longest()}
+	size := int(x[0].Size())
+	v := (32*halves + size - 1) / size
+	vector := func(j int) VecVirtual { // the j-th
+		if size*(j+1) > 32*halves {
+			return half()
+		}
+		return longest()
+	}
+	src, step := load(aSrc), load(aStep)
+	// What changes from tile to tile stays in memory: registers are for addresses. It is
+	// a copy, as what points past the end of something is no pointer to Go.
+	for _, c := range [][2]int{{aDst, aAtDst}, {aRes, aAtRes}, {aCount, aLeft}} {
+		MOVQ(load(c[0]), arg(c[1]))
+	}
+	step3 := GP64()
+	LEAQ(Mem{Base: step, Index: step, Scale: 2}, step3)
+	Label("tile")
+	off, w, n, bias := load(aOff), load(aW), load(aN), load(aBias)
+	acc := make([][]VecVirtual, p)
+	for i := range acc {
+		for j := range v {
+			acc[i] = append(acc[i], vector(j))
+			if i == 0 {
+				VMOVUPS(at(bias, size*j), acc[0][j])
+			} else {
+				VMOVAPS(acc[0][j], acc[i][j])
+			}
+		}
+	}
+	Label("step")
+	pixel := pixels(p, off, src, step, step3)
 	ws := make([]VecVirtual, v)
 	for j := range ws {
 		ws[j] = vector(j)
-		VMOVUPS(at(w, 64*j), ws[j])
+		VMOVUPS(at(w, size*j), ws[j])
 	}
-	if v == 1 {
+	if v == 1 && isa == avx512 {
 		for i := range p {
 			VFMADD231PS_BCST(pixel(i), ws[0], acc[i][0])
 		}
 	} else {
-		x := []VecVirtual{ZMM(), ZMM()}
 		for i := range p {
 			VBROADCASTSS(pixel(i), x[i%2])
 			for j := range v {
@@ -163,9 +180,12 @@ func block(halves, p int) {
 	each := func(from GPVirtual, f func(m Mem, x VecVirtual)) {
 		for j := range v {
 			r := GP64()
-			if j == 0 {
+			switch {
+			case size*j%64 > 0: // the second half of a vector
+				LEAQ(at(from, 32), r)
+			case j == 0:
 				MOVQ(from, r)
-			} else {
+			default:
 				LEAQ(Mem{Base: from, Index: vec, Scale: 1}, r)
 				if j > 1 {
 					ADDQ(vec, r)
@@ -187,7 +207,7 @@ func block(halves, p int) {
 	JZ(LabelRef("alone"))
 	each(res, func(m Mem, x VecVirtual) { VADDPS(m, x, x) })
 	Label("alone")
-	floor := ZMM()
+	floor := x[0]
 	VBROADCASTSS(arg(aFloor), floor)
 	each(load(aAtDst), func(m Mem, x VecVirtual) {
 		VMAXPS(x, sameLanes(floor, x), x) // NaN stays
@@ -232,9 +252,39 @@ func constant(lanes func() VecVirtual, x float32) VecVirtual {
 	return z
 }
 
+type inConstants struct{ half, two, twoHalf, a, b VecVirtual }
+
+func newInConstants(lanes func() VecVirtual) inConstants {
+	return inConstants{constant(lanes, 0.5), constant(lanes, 2), constant(lanes, 2.5), constant(lanes, pointA), constant(lanes, pointB)}
+}
+
+// transformIn is B' of 6 numbers.
+func transformIn(lanes func() VecVirtual, c inConstants, x []VecVirtual, store func(j int, v VecVirtual)) {
+	t := lanes()
+	VADDPS(x[0], x[4], t)
+	VFNMADD231PS(x[2], c.twoHalf, t)
+	store(0, t)
+	t = lanes()
+	VADDPS(x[1], x[5], t)
+	VFNMADD231PS(x[3], c.twoHalf, t)
+	store(5, t)
+	for k, c := range [][2]VecVirtual{{c.two, c.a}, {c.half, c.b}} {
+		even, odd, plus := lanes(), lanes(), lanes()
+		VMOVAPS(x[4], even)
+		VFNMADD231PS(x[2], c[0], even)
+		VMOVAPS(x[3], odd)
+		VFNMADD231PS(x[1], c[0], odd)
+		VMOVAPS(even, plus)
+		VFMADD231PS(odd, c[1], plus)
+		VFNMADD231PS(odd, c[1], even)
+		store(1+2*k, plus)
+		store(2+2*k, even)
+	}
+}
+
 func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 	_, load := begin(name)
-	oneHalf, two, twoHalf, pa, pb := constant(lanes, 0.5), constant(lanes, 2), constant(lanes, 2.5), constant(lanes, pointA), constant(lanes, pointB)
+	c := newInConstants(lanes)
 	src, row, dst, xi, count, plane := load(aSrc), load(aSrcRow), load(aDst), load(aPix), load(aCount), load(aVec)
 	row3, xi3, xi6 := GP64(), GP64(), GP64()
 	LEAQ(Mem{Base: row, Index: row, Scale: 2}, row3)
@@ -289,26 +339,7 @@ func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 			}
 			VMOVUPS(v, m)
 		}
-		t := lanes()
-		VADDPS(x[0], x[4], t)
-		VFNMADD231PS(x[2], twoHalf, t)
-		store(0, t)
-		t = lanes()
-		VADDPS(x[1], x[5], t)
-		VFNMADD231PS(x[3], twoHalf, t)
-		store(5, t)
-		for k, c := range [][2]VecVirtual{{two, pa}, {oneHalf, pb}} {
-			even, odd, plus := lanes(), lanes(), lanes()
-			VMOVAPS(x[4], even)
-			VFNMADD231PS(x[2], c[0], even)
-			VMOVAPS(x[3], odd)
-			VFNMADD231PS(x[1], c[0], odd)
-			VMOVAPS(even, plus)
-			VFMADD231PS(odd, c[1], plus)
-			VFNMADD231PS(odd, c[1], even)
-			store(1+2*k, plus)
-			store(2+2*k, even)
-		}
+		transformIn(lanes, c, x, store)
 	}
 	// Rows 0 and 5 alone, the others in pairs.
 	for i, rows := range [][]int{{0}, {1, 2}, {3, 4}, {5}} {
@@ -319,16 +350,16 @@ func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 				b := i / 3
 				t := take(b, j)
 				VADDPS(d(b+4, j), t, t)
-				VFNMADD231PS(d(b+2, j), twoHalf, t)
+				VFNMADD231PS(d(b+2, j), c.twoHalf, t)
 				x[0] = append(x[0], t)
 			default:
-				c, p := two, pa
+				q, p := c.two, c.a
 				if i == 2 {
-					c, p = oneHalf, pb
+					q, p = c.half, c.b
 				}
 				even, odd, plus := take(4, j), take(3, j), lanes()
-				VFNMADD231PS(d(2, j), c, even)
-				VFNMADD231PS(d(1, j), c, odd)
+				VFNMADD231PS(d(2, j), q, even)
+				VFNMADD231PS(d(1, j), q, odd)
 				VMOVAPS(even, plus)
 				VFMADD231PS(odd, p, plus)
 				VFNMADD231PS(odd, p, even)
@@ -348,9 +379,50 @@ func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 	RET()
 }
 
+type outConstants struct{ half, two, a, b, a3, b3 VecVirtual }
+
+func newOutConstants(lanes func() VecVirtual) outConstants {
+	return outConstants{constant(lanes, 0.5), constant(lanes, 2), constant(lanes, pointA), constant(lanes, pointB), constant(lanes, pointA/2), constant(lanes, 2*pointB)}
+}
+
+// even is y0 = x0 + s1 + s2 and y2 = s1/2 + 2 s2 of A' of 6 numbers, from the sums s of
+// x1 + x2 and x3 + x4.
+func (k outConstants) even(lanes func() VecVirtual, x0 Op, s1, s2 VecVirtual) (y0, y2 VecVirtual) {
+	y2 = lanes()
+	VMULPS(s1, k.half, y2)
+	VFMADD231PS(s2, k.two, y2)
+	VADDPS(s2, s1, s1)
+	VADDPS(x0, s1, s1)
+	return s1, y2
+}
+
+// odd is y1 = a d1 + b d2 and y3 = a^3 d1 + b^3 d2 + x5, from the differences.
+func (k outConstants) odd(lanes func() VecVirtual, x5 Op, d1, d2 VecVirtual) (y1, y3 VecVirtual) {
+	y1 = lanes()
+	VMULPS(d1, k.a, y1)
+	VFMADD231PS(d2, k.b, y1)
+	VMULPS(d1, k.a3, d1)
+	VFMADD231PS(d2, k.b3, d1)
+	VADDPS(x5, d1, d1)
+	return y1, d1
+}
+
+// transformOut is A' of 6 numbers, which it overwrites.
+func transformOut(lanes func() VecVirtual, k outConstants, x []VecVirtual) []VecVirtual {
+	s1, s2, d1, d2 := lanes(), lanes(), x[1], x[3]
+	VADDPS(x[2], x[1], s1)
+	VADDPS(x[4], x[3], s2)
+	VSUBPS(x[2], x[1], d1)
+	VSUBPS(x[4], x[3], d2)
+	y := make([]VecVirtual, 4)
+	y[0], y[2] = k.even(lanes, x[0], s1, s2)
+	y[1], y[3] = k.odd(lanes, x[5], d1, d2)
+	return y
+}
+
 func winogradOut(name string, lanes func() VecVirtual) {
 	arg, load := begin(name)
-	oneHalf, two, pa, pb, pa3, pb3 := constant(lanes, 0.5), constant(lanes, 2), constant(lanes, pointA), constant(lanes, pointB), constant(lanes, pointA/2), constant(lanes, 2*pointB)
+	k := newOutConstants(lanes)
 	floor := lanes()
 	VBROADCASTSS(arg(aFloor), floor)
 	src, xi, dst, row, bias, res, count, plane := load(aSrc), load(aPix), load(aDst), load(aSrcRow), load(aBias), load(aRes), load(aCount), load(aVec)
@@ -360,25 +432,6 @@ func winogradOut(name string, lanes func() VecVirtual) {
 	Label("block")
 	b := lanes()
 	VMOVUPS(at(bias, 0), b)
-	// combine: y0 = x0 + s1 + s2, y2 = s1/2 + 2 s2 of the sums s of x1 + x2 and x3 + x4;
-	// y1 = a d1 + b d2, y3 = a^3 d1 + b^3 d2 + x5 of the differences.
-	even := func(x0 Op, s1, s2 VecVirtual) (y0, y2 VecVirtual) {
-		y2 = lanes()
-		VMULPS(s1, oneHalf, y2)
-		VFMADD231PS(s2, two, y2)
-		VADDPS(s2, s1, s1)
-		VADDPS(x0, s1, s1)
-		return s1, y2
-	}
-	odd := func(x5 Op, d1, d2 VecVirtual) (y1, y3 VecVirtual) {
-		y1 = lanes()
-		VMULPS(d1, pa, y1)
-		VFMADD231PS(d2, pb, y1)
-		VMULPS(d1, pa3, d1)
-		VFMADD231PS(d2, pb3, d1)
-		VADDPS(x5, d1, d1)
-		return y1, d1
-	}
 	for h := range 2 {
 		x := [2][]VecVirtual{}
 		col := GP64()
@@ -410,29 +463,21 @@ func winogradOut(name string, lanes func() VecVirtual) {
 			if h == 0 {
 				VADDPS(m(2), u, u)
 				VADDPS(Mem{Base: r4}, w, w)
-				y0, y2 := even(m(0), u, w)
+				y0, y2 := k.even(lanes, m(0), u, w)
 				x[0], x[1] = append(x[0], y0), append(x[1], y2)
 			} else {
 				VSUBPS(m(2), u, u)
 				VSUBPS(Mem{Base: r4}, w, w)
-				y1, y3 := odd(m(5), u, w)
+				y1, y3 := k.odd(lanes, m(5), u, w)
 				x[0], x[1] = append(x[0], y1), append(x[1], y3)
 			}
 			if j < 5 {
 				ADDQ(xi, col)
 			}
 		}
-		for k := range 2 {
-			r := 2*k + h // row of the output
-			x := x[k]
-			s1, s2, d1, d2 := lanes(), lanes(), x[1], x[3]
-			VADDPS(x[2], x[1], s1)
-			VADDPS(x[4], x[3], s2)
-			VSUBPS(x[2], x[1], d1)
-			VSUBPS(x[4], x[3], d2)
-			y := make([]VecVirtual, 4)
-			y[0], y[2] = even(x[0], s1, s2)
-			y[1], y[3] = odd(x[5], d1, d2)
+		for pair := range 2 {
+			r := 2*pair + h // row of the output
+			y := transformOut(lanes, k, x[pair])
 			for c := range y {
 				VADDPS(b, y[c], y[c])
 			}
