@@ -17,6 +17,9 @@ func spmmNM24Int4AVX512x4(a *byte)
 func spmmNM24Int4VBMIx1(a *byte)
 
 //go:noescape
+func spmmNM24Int4VBMIx2(a *byte)
+
+//go:noescape
 func spmmNM24Int4AVX2x1(a *byte)
 
 //go:noescape
@@ -33,6 +36,9 @@ func spmmNM24Int4Group32AVX512x4(a *byte)
 
 //go:noescape
 func spmmNM24Int4Group32VBMIx1(a *byte)
+
+//go:noescape
+func spmmNM24Int4Group32VBMIx2(a *byte)
 
 //go:noescape
 func spmmNM24Int4Group32AVX2x1(a *byte)

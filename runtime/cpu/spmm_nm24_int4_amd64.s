@@ -133,7 +133,15 @@ DATA vbmiTables<>+125(SB)/1, $0x37
 DATA vbmiTables<>+126(SB)/1, $0x3b
 DATA vbmiTables<>+127(SB)/1, $0x3f
 DATA vbmiTables<>+128(SB)/8, $0x0000000001020408
-GLOBL vbmiTables<>(SB), RODATA|NOPTR, $136
+DATA vbmiTables<>+136(SB)/4, $0x04040000
+DATA vbmiTables<>+140(SB)/4, $0x03030202
+DATA vbmiTables<>+144(SB)/4, $0x05050404
+DATA vbmiTables<>+148(SB)/4, $0x1c1c1818
+DATA vbmiTables<>+152(SB)/4, $0x24242020
+DATA vbmiTables<>+156(SB)/4, $0x23232222
+DATA vbmiTables<>+160(SB)/4, $0x0d0d0c0c
+DATA vbmiTables<>+164(SB)/4, $0x3c3c3838
+GLOBL vbmiTables<>(SB), RODATA|NOPTR, $168
 
 // func spmmNM24Int4AVX512x1(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
@@ -1030,22 +1038,6 @@ TEXT ·spmmNM24Int4VBMIx1(SB), NOSPLIT, $0-8
 	VPBROADCASTQ vbmiTables<>+128(SB), Z7
 	VMOVUPS      vbmiTables<>+0(SB), Z8
 	VMOVUPS      vbmiTables<>+64(SB), Z9
-	MOVL         $0x04040000, SI
-	VPBROADCASTD SI, Z10
-	MOVL         $0x03030202, SI
-	VPBROADCASTD SI, Z11
-	MOVL         $0x05050404, SI
-	VPBROADCASTD SI, Z12
-	MOVL         $0x1c1c1818, SI
-	VPBROADCASTD SI, Z13
-	MOVL         $0x24242020, SI
-	VPBROADCASTD SI, Z14
-	MOVL         $0x23232222, SI
-	VPBROADCASTD SI, Z15
-	MOVL         $0x0d0d0c0c, SI
-	VPBROADCASTD SI, Z16
-	MOVL         $0x3c3c3838, SI
-	VPBROADCASTD SI, Z17
 
 block:
 	MOVQ   24(AX), SI
@@ -1056,153 +1048,394 @@ block:
 	VPXORD Z1, Z1, Z1
 
 chunk:
-	VPXORD         (SI), Z3, Z22
-	VPERMB         Z22, Z8, Z23
-	VPERMB         Z22, Z9, Z24
-	VPXORD         Z18, Z18, Z18
-	VPXORD         Z19, Z19, Z19
-	VPXORD         Z20, Z20, Z20
-	VPXORD         Z21, Z21, Z21
-	VMOVUPS        (DX), Z25
-	VMOVUPS        64(DX), Z26
-	VMOVUPS        128(DX), Z27
-	VMOVUPS        192(DX), Z28
-	VMOVUPS        256(DX), Z29
-	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
-	VPANDD         Z2, Z29, Z29
-	VMOVAPS        Z25, Z31
-	VPTERNLOGD     $0xea, Z10, Z4, Z31
-	VPDPBUSD       Z30, Z3, Z20
-	VPERMB         Z22, Z31, Z31
-	VPDPBUSD       Z30, Z31, Z18
-	VMOVAPS        Z25, Z30
-	VPTERNLOGD     $0xea, Z11, Z5, Z30
-	VPDPBUSD       Z29, Z3, Z20
-	VPERMB         Z23, Z30, Z30
-	VPDPBUSD       Z29, Z30, Z18
-	VMOVUPS        320(DX), Z29
-	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
-	VPANDD         Z2, Z29, Z29
-	VMOVAPS        Z26, Z31
-	VPTERNLOGD     $0xea, Z10, Z4, Z31
-	VPDPBUSD       Z30, Z3, Z21
-	VPERMB         Z22, Z31, Z31
-	VPDPBUSD       Z30, Z31, Z19
-	VMOVAPS        Z26, Z30
-	VPTERNLOGD     $0xea, Z11, Z5, Z30
-	VPDPBUSD       Z29, Z3, Z21
-	VPERMB         Z23, Z30, Z30
-	VPDPBUSD       Z29, Z30, Z19
-	VMOVUPS        384(DX), Z29
-	VGF2P8AFFINEQB $0x00, Z7, Z29, Z30
-	VPANDD         Z2, Z29, Z29
-	VMOVAPS        Z25, Z31
-	VPTERNLOGD     $0xea, Z12, Z6, Z31
-	VPDPBUSD       Z30, Z3, Z20
-	VPERMB         Z24, Z31, Z31
-	VPDPBUSD       Z30, Z31, Z18
-	VPSRLD         $0x06, Z25, Z25
-	VPTERNLOGD     $0xea, Z13, Z4, Z25
-	VPDPBUSD       Z29, Z3, Z20
-	VPERMB         Z22, Z25, Z25
-	VPDPBUSD       Z29, Z25, Z18
-	VMOVUPS        448(DX), Z25
-	VGF2P8AFFINEQB $0x00, Z7, Z25, Z29
-	VPANDD         Z2, Z25, Z25
-	VMOVAPS        Z26, Z30
-	VPTERNLOGD     $0xea, Z12, Z6, Z30
-	VPDPBUSD       Z29, Z3, Z21
-	VPERMB         Z24, Z30, Z30
-	VPDPBUSD       Z29, Z30, Z19
-	VPSRLD         $0x06, Z26, Z26
-	VPTERNLOGD     $0xea, Z13, Z4, Z26
-	VPDPBUSD       Z25, Z3, Z21
-	VPERMB         Z22, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z19
-	VMOVUPS        512(DX), Z25
-	VGF2P8AFFINEQB $0x00, Z7, Z25, Z26
-	VPANDD         Z2, Z25, Z25
-	VMOVAPS        Z27, Z29
-	VPTERNLOGD     $0xea, Z14, Z4, Z29
-	VPDPBUSD       Z26, Z3, Z20
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z26, Z29, Z18
-	VMOVAPS        Z27, Z26
-	VPTERNLOGD     $0xea, Z15, Z5, Z26
-	VPDPBUSD       Z25, Z3, Z20
-	VPERMB         Z23, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z18
-	VMOVUPS        576(DX), Z25
-	VGF2P8AFFINEQB $0x00, Z7, Z25, Z26
-	VPANDD         Z2, Z25, Z25
-	VMOVAPS        Z28, Z29
-	VPTERNLOGD     $0xea, Z14, Z4, Z29
-	VPDPBUSD       Z26, Z3, Z21
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z26, Z29, Z19
-	VMOVAPS        Z28, Z26
-	VPTERNLOGD     $0xea, Z15, Z5, Z26
-	VPDPBUSD       Z25, Z3, Z21
-	VPERMB         Z23, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z19
-	VMOVUPS        640(DX), Z23
-	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
-	VPANDD         Z2, Z23, Z23
-	VMOVAPS        Z27, Z26
-	VPTERNLOGD     $0xea, Z16, Z6, Z26
-	VPDPBUSD       Z25, Z3, Z20
-	VPERMB         Z24, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z18
-	VPSRLD         $0x06, Z27, Z25
-	VPTERNLOGD     $0xea, Z17, Z4, Z25
-	VPDPBUSD       Z23, Z3, Z20
-	VPERMB         Z22, Z25, Z25
-	VPDPBUSD       Z23, Z25, Z18
-	VMOVUPS        704(DX), Z23
-	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
-	VPANDD         Z2, Z23, Z23
-	VMOVAPS        Z28, Z26
-	VPTERNLOGD     $0xea, Z16, Z6, Z26
-	VPDPBUSD       Z25, Z3, Z21
-	VPERMB         Z24, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z19
-	VPSRLD         $0x06, Z28, Z24
-	VPTERNLOGD     $0xea, Z17, Z4, Z24
-	VPDPBUSD       Z23, Z3, Z21
-	VPERMB         Z22, Z24, Z24
-	VPDPBUSD       Z23, Z24, Z19
-	VPSUBD         Z20, Z18, Z18
-	VPSUBD         Z21, Z19, Z19
-	VCVTPH2PS      768(DX), Z22
-	VCVTPH2PS      800(DX), Z23
-	VBROADCASTSS   (R9), Z24
-	VCVTDQ2PS      Z18, Z18
-	VMULPS         Z22, Z18, Z18
-	VFMADD231PS    Z24, Z18, Z0
-	VCVTDQ2PS      Z19, Z19
-	VMULPS         Z23, Z19, Z19
-	VFMADD231PS    Z24, Z19, Z1
-	ADDQ           $0x00000040, SI
-	ADDQ           $0x00000004, R9
-	ADDQ           $0x00000008, R10
-	ADDQ           $0x00000340, DX
-	DECQ           DI
-	JNZ            chunk
-	MOVL           $0x3d800000, SI
-	VPBROADCASTD   SI, Z22
-	VMULPS         Z22, Z0, Z0
-	VMULPS         Z22, Z1, Z1
-	MOVQ           CX, SI
-	VMOVUPS        (SI), Z22
-	VFMADD231PS    (R8), Z0, Z22
-	VMOVUPS        Z22, (SI)
-	VMOVUPS        64(SI), Z22
-	VFMADD231PS    64(R8), Z1, Z22
-	VMOVUPS        Z22, 64(SI)
-	ADDQ           $0x00000080, CX
-	ADDQ           $0x00000080, R8
-	DECQ           BX
-	JNZ            block
+	VPXORD          (SI), Z3, Z14
+	VPERMB          Z14, Z8, Z15
+	VPERMB          Z14, Z9, Z16
+	VPXORD          Z10, Z10, Z10
+	VPXORD          Z11, Z11, Z11
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VMOVUPS         (DX), Z17
+	VMOVUPS         64(DX), Z18
+	VMOVUPS         128(DX), Z19
+	VMOVUPS         192(DX), Z20
+	VMOVUPS         256(DX), Z21
+	VGF2P8AFFINEQB  $0x00, Z7, Z21, Z22
+	VPANDD          Z2, Z21, Z21
+	VMOVAPS         Z17, Z23
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z4, Z23
+	VPDPBUSD        Z22, Z3, Z12
+	VPERMB          Z14, Z23, Z23
+	VPDPBUSD        Z22, Z23, Z10
+	VMOVAPS         Z17, Z22
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z5, Z22
+	VPDPBUSD        Z21, Z3, Z12
+	VPERMB          Z15, Z22, Z22
+	VPDPBUSD        Z21, Z22, Z10
+	VMOVUPS         320(DX), Z21
+	VGF2P8AFFINEQB  $0x00, Z7, Z21, Z22
+	VPANDD          Z2, Z21, Z21
+	VMOVAPS         Z18, Z23
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z4, Z23
+	VPDPBUSD        Z22, Z3, Z13
+	VPERMB          Z14, Z23, Z23
+	VPDPBUSD        Z22, Z23, Z11
+	VMOVAPS         Z18, Z22
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z5, Z22
+	VPDPBUSD        Z21, Z3, Z13
+	VPERMB          Z15, Z22, Z22
+	VPDPBUSD        Z21, Z22, Z11
+	VMOVUPS         384(DX), Z21
+	VGF2P8AFFINEQB  $0x00, Z7, Z21, Z22
+	VPANDD          Z2, Z21, Z21
+	VMOVAPS         Z17, Z23
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z6, Z23
+	VPDPBUSD        Z22, Z3, Z12
+	VPERMB          Z16, Z23, Z23
+	VPDPBUSD        Z22, Z23, Z10
+	VPSRLD          $0x06, Z17, Z17
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z4, Z17
+	VPDPBUSD        Z21, Z3, Z12
+	VPERMB          Z14, Z17, Z17
+	VPDPBUSD        Z21, Z17, Z10
+	VMOVUPS         448(DX), Z17
+	VGF2P8AFFINEQB  $0x00, Z7, Z17, Z21
+	VPANDD          Z2, Z17, Z17
+	VMOVAPS         Z18, Z22
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z6, Z22
+	VPDPBUSD        Z21, Z3, Z13
+	VPERMB          Z16, Z22, Z22
+	VPDPBUSD        Z21, Z22, Z11
+	VPSRLD          $0x06, Z18, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z4, Z18
+	VPDPBUSD        Z17, Z3, Z13
+	VPERMB          Z14, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z11
+	VMOVUPS         512(DX), Z17
+	VGF2P8AFFINEQB  $0x00, Z7, Z17, Z18
+	VPANDD          Z2, Z17, Z17
+	VMOVAPS         Z19, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z4, Z21
+	VPDPBUSD        Z18, Z3, Z12
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z18, Z21, Z10
+	VMOVAPS         Z19, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z5, Z18
+	VPDPBUSD        Z17, Z3, Z12
+	VPERMB          Z15, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z10
+	VMOVUPS         576(DX), Z17
+	VGF2P8AFFINEQB  $0x00, Z7, Z17, Z18
+	VPANDD          Z2, Z17, Z17
+	VMOVAPS         Z20, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z4, Z21
+	VPDPBUSD        Z18, Z3, Z13
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z18, Z21, Z11
+	VMOVAPS         Z20, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z5, Z18
+	VPDPBUSD        Z17, Z3, Z13
+	VPERMB          Z15, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z11
+	VMOVUPS         640(DX), Z15
+	VGF2P8AFFINEQB  $0x00, Z7, Z15, Z17
+	VPANDD          Z2, Z15, Z15
+	VMOVAPS         Z19, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z6, Z18
+	VPDPBUSD        Z17, Z3, Z12
+	VPERMB          Z16, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z10
+	VPSRLD          $0x06, Z19, Z17
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z4, Z17
+	VPDPBUSD        Z15, Z3, Z12
+	VPERMB          Z14, Z17, Z17
+	VPDPBUSD        Z15, Z17, Z10
+	VMOVUPS         704(DX), Z15
+	VGF2P8AFFINEQB  $0x00, Z7, Z15, Z17
+	VPANDD          Z2, Z15, Z15
+	VMOVAPS         Z20, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z6, Z18
+	VPDPBUSD        Z17, Z3, Z13
+	VPERMB          Z16, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z11
+	VPSRLD          $0x06, Z20, Z16
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z4, Z16
+	VPDPBUSD        Z15, Z3, Z13
+	VPERMB          Z14, Z16, Z16
+	VPDPBUSD        Z15, Z16, Z11
+	VPSUBD          Z12, Z10, Z10
+	VPSUBD          Z13, Z11, Z11
+	VCVTPH2PS       768(DX), Z14
+	VCVTPH2PS       800(DX), Z15
+	VBROADCASTSS    (R9), Z16
+	VCVTDQ2PS       Z10, Z10
+	VMULPS          Z14, Z10, Z10
+	VFMADD231PS     Z16, Z10, Z0
+	VCVTDQ2PS       Z11, Z11
+	VMULPS          Z15, Z11, Z11
+	VFMADD231PS     Z16, Z11, Z1
+	ADDQ            $0x00000040, SI
+	ADDQ            $0x00000004, R9
+	ADDQ            $0x00000008, R10
+	ADDQ            $0x00000340, DX
+	DECQ            DI
+	JNZ             chunk
+	MOVL            $0x3d800000, SI
+	VPBROADCASTD    SI, Z14
+	VMULPS          Z14, Z0, Z0
+	VMULPS          Z14, Z1, Z1
+	MOVQ            CX, SI
+	VMOVUPS         (SI), Z14
+	VFMADD231PS     (R8), Z0, Z14
+	VMOVUPS         Z14, (SI)
+	VMOVUPS         64(SI), Z14
+	VFMADD231PS     64(R8), Z1, Z14
+	VMOVUPS         Z14, 64(SI)
+	ADDQ            $0x00000080, CX
+	ADDQ            $0x00000080, R8
+	DECQ            BX
+	JNZ             block
+	VZEROUPPER
+	RET
+
+// func spmmNM24Int4VBMIx2(a *byte)
+// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI, GFNI
+TEXT ·spmmNM24Int4VBMIx2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         64(AX), SI
+	MOVQ         48(AX), R9
+	MOVL         $0xf0f0f0f0, DI
+	VPBROADCASTD DI, Z4
+	MOVL         $0x80808080, DI
+	VPBROADCASTD DI, Z5
+	MOVL         $0x03030303, DI
+	VPBROADCASTD DI, Z6
+	MOVL         $0x0c0c0c0c, DI
+	VPBROADCASTD DI, Z7
+	MOVL         $0x30303030, DI
+	VPBROADCASTD DI, Z8
+	VPBROADCASTQ vbmiTables<>+128(SB), Z9
+	VMOVUPS      vbmiTables<>+0(SB), Z10
+	VMOVUPS      vbmiTables<>+64(SB), Z11
+
+block:
+	MOVQ   24(AX), DI
+	MOVQ   56(AX), R8
+	MOVQ   32(AX), R10
+	MOVQ   40(AX), R11
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+chunk:
+	VPXORD          (DI), Z5, Z19
+	VPXORD          64(DI), Z5, Z20
+	VSHUFI32X4      $0x88, Z20, Z19, Z18
+	VSHUFI32X4      $0xdd, Z20, Z19, Z19
+	VPERMB          Z18, Z10, Z20
+	VPERMB          Z19, Z10, Z21
+	VPERMB          Z18, Z11, Z22
+	VPERMB          Z19, Z11, Z23
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VPXORD          Z14, Z14, Z14
+	VPXORD          Z15, Z15, Z15
+	VPXORD          Z16, Z16, Z16
+	VPXORD          Z17, Z17, Z17
+	VMOVUPS         (BX), Z24
+	VMOVUPS         64(BX), Z25
+	VMOVUPS         128(BX), Z26
+	VMOVUPS         192(BX), Z27
+	VMOVUPS         256(BX), Z28
+	VGF2P8AFFINEQB  $0x00, Z9, Z28, Z29
+	VPANDD          Z4, Z28, Z28
+	VMOVAPS         Z24, Z30
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z6, Z30
+	VPDPBUSD        Z29, Z5, Z16
+	VPERMB          Z18, Z30, Z31
+	VPDPBUSD        Z29, Z31, Z12
+	VPERMB          Z19, Z30, Z30
+	VPDPBUSD        Z29, Z30, Z13
+	VMOVAPS         Z24, Z29
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z7, Z29
+	VPDPBUSD        Z28, Z5, Z16
+	VPERMB          Z20, Z29, Z30
+	VPDPBUSD        Z28, Z30, Z12
+	VPERMB          Z21, Z29, Z29
+	VPDPBUSD        Z28, Z29, Z13
+	VMOVUPS         320(BX), Z28
+	VGF2P8AFFINEQB  $0x00, Z9, Z28, Z29
+	VPANDD          Z4, Z28, Z28
+	VMOVAPS         Z25, Z30
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z6, Z30
+	VPDPBUSD        Z29, Z5, Z17
+	VPERMB          Z18, Z30, Z31
+	VPDPBUSD        Z29, Z31, Z14
+	VPERMB          Z19, Z30, Z30
+	VPDPBUSD        Z29, Z30, Z15
+	VMOVAPS         Z25, Z29
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z7, Z29
+	VPDPBUSD        Z28, Z5, Z17
+	VPERMB          Z20, Z29, Z30
+	VPDPBUSD        Z28, Z30, Z14
+	VPERMB          Z21, Z29, Z29
+	VPDPBUSD        Z28, Z29, Z15
+	VMOVUPS         384(BX), Z28
+	VGF2P8AFFINEQB  $0x00, Z9, Z28, Z29
+	VPANDD          Z4, Z28, Z28
+	VMOVAPS         Z24, Z30
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z8, Z30
+	VPDPBUSD        Z29, Z5, Z16
+	VPERMB          Z22, Z30, Z31
+	VPDPBUSD        Z29, Z31, Z12
+	VPERMB          Z23, Z30, Z30
+	VPDPBUSD        Z29, Z30, Z13
+	VPSRLD          $0x06, Z24, Z24
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z6, Z24
+	VPDPBUSD        Z28, Z5, Z16
+	VPERMB          Z18, Z24, Z29
+	VPDPBUSD        Z28, Z29, Z12
+	VPERMB          Z19, Z24, Z24
+	VPDPBUSD        Z28, Z24, Z13
+	VMOVUPS         448(BX), Z24
+	VGF2P8AFFINEQB  $0x00, Z9, Z24, Z28
+	VPANDD          Z4, Z24, Z24
+	VMOVAPS         Z25, Z29
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z8, Z29
+	VPDPBUSD        Z28, Z5, Z17
+	VPERMB          Z22, Z29, Z30
+	VPDPBUSD        Z28, Z30, Z14
+	VPERMB          Z23, Z29, Z29
+	VPDPBUSD        Z28, Z29, Z15
+	VPSRLD          $0x06, Z25, Z25
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z6, Z25
+	VPDPBUSD        Z24, Z5, Z17
+	VPERMB          Z18, Z25, Z28
+	VPDPBUSD        Z24, Z28, Z14
+	VPERMB          Z19, Z25, Z25
+	VPDPBUSD        Z24, Z25, Z15
+	VMOVUPS         512(BX), Z24
+	VGF2P8AFFINEQB  $0x00, Z9, Z24, Z25
+	VPANDD          Z4, Z24, Z24
+	VMOVAPS         Z26, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z6, Z28
+	VPDPBUSD        Z25, Z5, Z16
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z25, Z29, Z12
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z25, Z28, Z13
+	VMOVAPS         Z26, Z25
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z7, Z25
+	VPDPBUSD        Z24, Z5, Z16
+	VPERMB          Z20, Z25, Z28
+	VPDPBUSD        Z24, Z28, Z12
+	VPERMB          Z21, Z25, Z25
+	VPDPBUSD        Z24, Z25, Z13
+	VMOVUPS         576(BX), Z24
+	VGF2P8AFFINEQB  $0x00, Z9, Z24, Z25
+	VPANDD          Z4, Z24, Z24
+	VMOVAPS         Z27, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z6, Z28
+	VPDPBUSD        Z25, Z5, Z17
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z25, Z29, Z14
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z25, Z28, Z15
+	VMOVAPS         Z27, Z25
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z7, Z25
+	VPDPBUSD        Z24, Z5, Z17
+	VPERMB          Z20, Z25, Z20
+	VPDPBUSD        Z24, Z20, Z14
+	VPERMB          Z21, Z25, Z25
+	VPDPBUSD        Z24, Z25, Z15
+	VMOVUPS         640(BX), Z20
+	VGF2P8AFFINEQB  $0x00, Z9, Z20, Z21
+	VPANDD          Z4, Z20, Z20
+	VMOVAPS         Z26, Z24
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z8, Z24
+	VPDPBUSD        Z21, Z5, Z16
+	VPERMB          Z22, Z24, Z25
+	VPDPBUSD        Z21, Z25, Z12
+	VPERMB          Z23, Z24, Z24
+	VPDPBUSD        Z21, Z24, Z13
+	VPSRLD          $0x06, Z26, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z6, Z21
+	VPDPBUSD        Z20, Z5, Z16
+	VPERMB          Z18, Z21, Z24
+	VPDPBUSD        Z20, Z24, Z12
+	VPERMB          Z19, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z13
+	VMOVUPS         704(BX), Z20
+	VGF2P8AFFINEQB  $0x00, Z9, Z20, Z21
+	VPANDD          Z4, Z20, Z20
+	VMOVAPS         Z27, Z24
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z8, Z24
+	VPDPBUSD        Z21, Z5, Z17
+	VPERMB          Z22, Z24, Z22
+	VPDPBUSD        Z21, Z22, Z14
+	VPERMB          Z23, Z24, Z24
+	VPDPBUSD        Z21, Z24, Z15
+	VPSRLD          $0x06, Z27, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z6, Z21
+	VPDPBUSD        Z20, Z5, Z17
+	VPERMB          Z18, Z21, Z18
+	VPDPBUSD        Z20, Z18, Z14
+	VPERMB          Z19, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z15
+	VPSUBD          Z16, Z12, Z12
+	VPSUBD          Z16, Z13, Z13
+	VPSUBD          Z17, Z14, Z14
+	VPSUBD          Z17, Z15, Z15
+	VCVTPH2PS       768(BX), Z18
+	VCVTPH2PS       800(BX), Z19
+	VBROADCASTSS    (R10), Z20
+	VCVTDQ2PS       Z12, Z12
+	VMULPS          Z18, Z12, Z12
+	VFMADD231PS     Z20, Z12, Z0
+	VCVTDQ2PS       Z14, Z14
+	VMULPS          Z19, Z14, Z14
+	VFMADD231PS     Z20, Z14, Z2
+	VBROADCASTSS    4(R10), Z20
+	VCVTDQ2PS       Z13, Z13
+	VMULPS          Z18, Z13, Z13
+	VFMADD231PS     Z20, Z13, Z1
+	VCVTDQ2PS       Z15, Z15
+	VMULPS          Z19, Z15, Z15
+	VFMADD231PS     Z20, Z15, Z3
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000008, R10
+	ADDQ            $0x00000010, R11
+	ADDQ            $0x00000340, BX
+	DECQ            R8
+	JNZ             chunk
+	MOVL            $0x3d800000, DI
+	VPBROADCASTD    DI, Z18
+	VMULPS          Z18, Z0, Z0
+	VMULPS          Z18, Z1, Z1
+	VMULPS          Z18, Z2, Z2
+	VMULPS          Z18, Z3, Z3
+	MOVQ            CX, DI
+	VMOVUPS         (DI), Z18
+	VFMADD231PS     (R9), Z0, Z18
+	VMOVUPS         Z18, (DI)
+	VMOVUPS         64(DI), Z18
+	VFMADD231PS     64(R9), Z2, Z18
+	VMOVUPS         Z18, 64(DI)
+	ADDQ            DX, DI
+	VMOVUPS         (DI), Z18
+	VFMADD231PS     (R9), Z1, Z18
+	VMOVUPS         Z18, (DI)
+	VMOVUPS         64(DI), Z18
+	VFMADD231PS     64(R9), Z3, Z18
+	VMOVUPS         Z18, 64(DI)
+	ADDQ            $0x00000080, CX
+	ADDQ            $0x00000080, R9
+	DECQ            SI
+	JNZ             block
 	VZEROUPPER
 	RET
 
@@ -2735,22 +2968,6 @@ TEXT ·spmmNM24Int4Group32VBMIx1(SB), NOSPLIT, $0-8
 	VPBROADCASTQ vbmiTables<>+128(SB), Z7
 	VMOVUPS      vbmiTables<>+0(SB), Z8
 	VMOVUPS      vbmiTables<>+64(SB), Z9
-	MOVL         $0x04040000, SI
-	VPBROADCASTD SI, Z10
-	MOVL         $0x03030202, SI
-	VPBROADCASTD SI, Z11
-	MOVL         $0x05050404, SI
-	VPBROADCASTD SI, Z12
-	MOVL         $0x1c1c1818, SI
-	VPBROADCASTD SI, Z13
-	MOVL         $0x24242020, SI
-	VPBROADCASTD SI, Z14
-	MOVL         $0x23232222, SI
-	VPBROADCASTD SI, Z15
-	MOVL         $0x0d0d0c0c, SI
-	VPBROADCASTD SI, Z16
-	MOVL         $0x3c3c3838, SI
-	VPBROADCASTD SI, Z17
 
 block:
 	MOVQ   24(AX), SI
@@ -2761,168 +2978,435 @@ block:
 	VPXORD Z1, Z1, Z1
 
 chunk:
-	VPXORD         (SI), Z3, Z22
-	VPERMB         Z22, Z8, Z23
-	VPERMB         Z22, Z9, Z24
-	VPXORD         Z18, Z18, Z18
-	VPXORD         Z19, Z19, Z19
-	VPXORD         Z20, Z20, Z20
-	VPXORD         Z21, Z21, Z21
-	VMOVUPS        (DX), Z25
-	VMOVUPS        64(DX), Z26
-	VMOVUPS        128(DX), Z27
-	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
-	VPANDD         Z2, Z27, Z27
-	VMOVAPS        Z25, Z29
-	VPTERNLOGD     $0xea, Z10, Z4, Z29
-	VPDPBUSD       Z28, Z3, Z20
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z28, Z29, Z18
-	VMOVAPS        Z25, Z28
-	VPTERNLOGD     $0xea, Z11, Z5, Z28
-	VPDPBUSD       Z27, Z3, Z20
-	VPERMB         Z23, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z18
-	VMOVUPS        192(DX), Z27
-	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
-	VPANDD         Z2, Z27, Z27
-	VMOVAPS        Z26, Z29
-	VPTERNLOGD     $0xea, Z10, Z4, Z29
-	VPDPBUSD       Z28, Z3, Z21
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z28, Z29, Z19
-	VMOVAPS        Z26, Z28
-	VPTERNLOGD     $0xea, Z11, Z5, Z28
-	VPDPBUSD       Z27, Z3, Z21
-	VPERMB         Z23, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z19
-	VMOVUPS        256(DX), Z27
-	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
-	VPANDD         Z2, Z27, Z27
-	VMOVAPS        Z25, Z29
-	VPTERNLOGD     $0xea, Z12, Z6, Z29
-	VPDPBUSD       Z28, Z3, Z20
-	VPERMB         Z24, Z29, Z29
-	VPDPBUSD       Z28, Z29, Z18
-	VPSRLD         $0x06, Z25, Z25
-	VPTERNLOGD     $0xea, Z13, Z4, Z25
-	VPDPBUSD       Z27, Z3, Z20
-	VPERMB         Z22, Z25, Z25
-	VPDPBUSD       Z27, Z25, Z18
-	VMOVUPS        320(DX), Z25
-	VGF2P8AFFINEQB $0x00, Z7, Z25, Z27
-	VPANDD         Z2, Z25, Z25
-	VMOVAPS        Z26, Z28
-	VPTERNLOGD     $0xea, Z12, Z6, Z28
-	VPDPBUSD       Z27, Z3, Z21
-	VPERMB         Z24, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z19
-	VPSRLD         $0x06, Z26, Z26
-	VPTERNLOGD     $0xea, Z13, Z4, Z26
-	VPDPBUSD       Z25, Z3, Z21
-	VPERMB         Z22, Z26, Z26
-	VPDPBUSD       Z25, Z26, Z19
-	VPSUBD         Z20, Z18, Z18
-	VPSUBD         Z21, Z19, Z19
-	VCVTPH2PS      384(DX), Z25
-	VCVTPH2PS      416(DX), Z26
-	VBROADCASTSS   (R9), Z27
-	VCVTDQ2PS      Z18, Z18
-	VMULPS         Z25, Z18, Z18
-	VFMADD231PS    Z27, Z18, Z0
-	VCVTDQ2PS      Z19, Z19
-	VMULPS         Z26, Z19, Z19
-	VFMADD231PS    Z27, Z19, Z1
-	VPXORD         Z18, Z18, Z18
-	VPXORD         Z19, Z19, Z19
-	VPXORD         Z20, Z20, Z20
-	VPXORD         Z21, Z21, Z21
-	VMOVUPS        448(DX), Z25
-	VMOVUPS        512(DX), Z26
-	VMOVUPS        576(DX), Z27
-	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
-	VPANDD         Z2, Z27, Z27
-	VMOVAPS        Z25, Z29
-	VPTERNLOGD     $0xea, Z14, Z4, Z29
-	VPDPBUSD       Z28, Z3, Z20
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z28, Z29, Z18
-	VMOVAPS        Z25, Z28
-	VPTERNLOGD     $0xea, Z15, Z5, Z28
-	VPDPBUSD       Z27, Z3, Z20
-	VPERMB         Z23, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z18
-	VMOVUPS        640(DX), Z27
-	VGF2P8AFFINEQB $0x00, Z7, Z27, Z28
-	VPANDD         Z2, Z27, Z27
-	VMOVAPS        Z26, Z29
-	VPTERNLOGD     $0xea, Z14, Z4, Z29
-	VPDPBUSD       Z28, Z3, Z21
-	VPERMB         Z22, Z29, Z29
-	VPDPBUSD       Z28, Z29, Z19
-	VMOVAPS        Z26, Z28
-	VPTERNLOGD     $0xea, Z15, Z5, Z28
-	VPDPBUSD       Z27, Z3, Z21
-	VPERMB         Z23, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z19
-	VMOVUPS        704(DX), Z23
-	VGF2P8AFFINEQB $0x00, Z7, Z23, Z27
-	VPANDD         Z2, Z23, Z23
-	VMOVAPS        Z25, Z28
-	VPTERNLOGD     $0xea, Z16, Z6, Z28
-	VPDPBUSD       Z27, Z3, Z20
-	VPERMB         Z24, Z28, Z28
-	VPDPBUSD       Z27, Z28, Z18
-	VPSRLD         $0x06, Z25, Z25
-	VPTERNLOGD     $0xea, Z17, Z4, Z25
-	VPDPBUSD       Z23, Z3, Z20
-	VPERMB         Z22, Z25, Z25
-	VPDPBUSD       Z23, Z25, Z18
-	VMOVUPS        768(DX), Z23
-	VGF2P8AFFINEQB $0x00, Z7, Z23, Z25
-	VPANDD         Z2, Z23, Z23
-	VMOVAPS        Z26, Z27
-	VPTERNLOGD     $0xea, Z16, Z6, Z27
-	VPDPBUSD       Z25, Z3, Z21
-	VPERMB         Z24, Z27, Z27
-	VPDPBUSD       Z25, Z27, Z19
-	VPSRLD         $0x06, Z26, Z24
-	VPTERNLOGD     $0xea, Z17, Z4, Z24
-	VPDPBUSD       Z23, Z3, Z21
-	VPERMB         Z22, Z24, Z24
-	VPDPBUSD       Z23, Z24, Z19
-	VPSUBD         Z20, Z18, Z18
-	VPSUBD         Z21, Z19, Z19
-	VCVTPH2PS      832(DX), Z22
-	VCVTPH2PS      864(DX), Z23
-	VBROADCASTSS   (R9), Z24
-	VCVTDQ2PS      Z18, Z18
-	VMULPS         Z22, Z18, Z18
-	VFMADD231PS    Z24, Z18, Z0
-	VCVTDQ2PS      Z19, Z19
-	VMULPS         Z23, Z19, Z19
-	VFMADD231PS    Z24, Z19, Z1
-	ADDQ           $0x00000040, SI
-	ADDQ           $0x00000004, R9
-	ADDQ           $0x00000008, R10
-	ADDQ           $0x00000380, DX
-	DECQ           DI
-	JNZ            chunk
-	MOVL           $0x3d800000, SI
-	VPBROADCASTD   SI, Z22
-	VMULPS         Z22, Z0, Z0
-	VMULPS         Z22, Z1, Z1
-	MOVQ           CX, SI
-	VMOVUPS        (SI), Z22
-	VFMADD231PS    (R8), Z0, Z22
-	VMOVUPS        Z22, (SI)
-	VMOVUPS        64(SI), Z22
-	VFMADD231PS    64(R8), Z1, Z22
-	VMOVUPS        Z22, 64(SI)
-	ADDQ           $0x00000080, CX
-	ADDQ           $0x00000080, R8
-	DECQ           BX
-	JNZ            block
+	VPXORD          (SI), Z3, Z14
+	VPERMB          Z14, Z8, Z15
+	VPERMB          Z14, Z9, Z16
+	VPXORD          Z10, Z10, Z10
+	VPXORD          Z11, Z11, Z11
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VMOVUPS         (DX), Z17
+	VMOVUPS         64(DX), Z18
+	VMOVUPS         128(DX), Z19
+	VGF2P8AFFINEQB  $0x00, Z7, Z19, Z20
+	VPANDD          Z2, Z19, Z19
+	VMOVAPS         Z17, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z4, Z21
+	VPDPBUSD        Z20, Z3, Z12
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z10
+	VMOVAPS         Z17, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z5, Z20
+	VPDPBUSD        Z19, Z3, Z12
+	VPERMB          Z15, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z10
+	VMOVUPS         192(DX), Z19
+	VGF2P8AFFINEQB  $0x00, Z7, Z19, Z20
+	VPANDD          Z2, Z19, Z19
+	VMOVAPS         Z18, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z4, Z21
+	VPDPBUSD        Z20, Z3, Z13
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z11
+	VMOVAPS         Z18, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z5, Z20
+	VPDPBUSD        Z19, Z3, Z13
+	VPERMB          Z15, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z11
+	VMOVUPS         256(DX), Z19
+	VGF2P8AFFINEQB  $0x00, Z7, Z19, Z20
+	VPANDD          Z2, Z19, Z19
+	VMOVAPS         Z17, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z6, Z21
+	VPDPBUSD        Z20, Z3, Z12
+	VPERMB          Z16, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z10
+	VPSRLD          $0x06, Z17, Z17
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z4, Z17
+	VPDPBUSD        Z19, Z3, Z12
+	VPERMB          Z14, Z17, Z17
+	VPDPBUSD        Z19, Z17, Z10
+	VMOVUPS         320(DX), Z17
+	VGF2P8AFFINEQB  $0x00, Z7, Z17, Z19
+	VPANDD          Z2, Z17, Z17
+	VMOVAPS         Z18, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z6, Z20
+	VPDPBUSD        Z19, Z3, Z13
+	VPERMB          Z16, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z11
+	VPSRLD          $0x06, Z18, Z18
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z4, Z18
+	VPDPBUSD        Z17, Z3, Z13
+	VPERMB          Z14, Z18, Z18
+	VPDPBUSD        Z17, Z18, Z11
+	VPSUBD          Z12, Z10, Z10
+	VPSUBD          Z13, Z11, Z11
+	VCVTPH2PS       384(DX), Z17
+	VCVTPH2PS       416(DX), Z18
+	VBROADCASTSS    (R9), Z19
+	VCVTDQ2PS       Z10, Z10
+	VMULPS          Z17, Z10, Z10
+	VFMADD231PS     Z19, Z10, Z0
+	VCVTDQ2PS       Z11, Z11
+	VMULPS          Z18, Z11, Z11
+	VFMADD231PS     Z19, Z11, Z1
+	VPXORD          Z10, Z10, Z10
+	VPXORD          Z11, Z11, Z11
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VMOVUPS         448(DX), Z17
+	VMOVUPS         512(DX), Z18
+	VMOVUPS         576(DX), Z19
+	VGF2P8AFFINEQB  $0x00, Z7, Z19, Z20
+	VPANDD          Z2, Z19, Z19
+	VMOVAPS         Z17, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z4, Z21
+	VPDPBUSD        Z20, Z3, Z12
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z10
+	VMOVAPS         Z17, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z5, Z20
+	VPDPBUSD        Z19, Z3, Z12
+	VPERMB          Z15, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z10
+	VMOVUPS         640(DX), Z19
+	VGF2P8AFFINEQB  $0x00, Z7, Z19, Z20
+	VPANDD          Z2, Z19, Z19
+	VMOVAPS         Z18, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z4, Z21
+	VPDPBUSD        Z20, Z3, Z13
+	VPERMB          Z14, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z11
+	VMOVAPS         Z18, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z5, Z20
+	VPDPBUSD        Z19, Z3, Z13
+	VPERMB          Z15, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z11
+	VMOVUPS         704(DX), Z15
+	VGF2P8AFFINEQB  $0x00, Z7, Z15, Z19
+	VPANDD          Z2, Z15, Z15
+	VMOVAPS         Z17, Z20
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z6, Z20
+	VPDPBUSD        Z19, Z3, Z12
+	VPERMB          Z16, Z20, Z20
+	VPDPBUSD        Z19, Z20, Z10
+	VPSRLD          $0x06, Z17, Z17
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z4, Z17
+	VPDPBUSD        Z15, Z3, Z12
+	VPERMB          Z14, Z17, Z17
+	VPDPBUSD        Z15, Z17, Z10
+	VMOVUPS         768(DX), Z15
+	VGF2P8AFFINEQB  $0x00, Z7, Z15, Z17
+	VPANDD          Z2, Z15, Z15
+	VMOVAPS         Z18, Z19
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z6, Z19
+	VPDPBUSD        Z17, Z3, Z13
+	VPERMB          Z16, Z19, Z19
+	VPDPBUSD        Z17, Z19, Z11
+	VPSRLD          $0x06, Z18, Z16
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z4, Z16
+	VPDPBUSD        Z15, Z3, Z13
+	VPERMB          Z14, Z16, Z16
+	VPDPBUSD        Z15, Z16, Z11
+	VPSUBD          Z12, Z10, Z10
+	VPSUBD          Z13, Z11, Z11
+	VCVTPH2PS       832(DX), Z14
+	VCVTPH2PS       864(DX), Z15
+	VBROADCASTSS    (R9), Z16
+	VCVTDQ2PS       Z10, Z10
+	VMULPS          Z14, Z10, Z10
+	VFMADD231PS     Z16, Z10, Z0
+	VCVTDQ2PS       Z11, Z11
+	VMULPS          Z15, Z11, Z11
+	VFMADD231PS     Z16, Z11, Z1
+	ADDQ            $0x00000040, SI
+	ADDQ            $0x00000004, R9
+	ADDQ            $0x00000008, R10
+	ADDQ            $0x00000380, DX
+	DECQ            DI
+	JNZ             chunk
+	MOVL            $0x3d800000, SI
+	VPBROADCASTD    SI, Z14
+	VMULPS          Z14, Z0, Z0
+	VMULPS          Z14, Z1, Z1
+	MOVQ            CX, SI
+	VMOVUPS         (SI), Z14
+	VFMADD231PS     (R8), Z0, Z14
+	VMOVUPS         Z14, (SI)
+	VMOVUPS         64(SI), Z14
+	VFMADD231PS     64(R8), Z1, Z14
+	VMOVUPS         Z14, 64(SI)
+	ADDQ            $0x00000080, CX
+	ADDQ            $0x00000080, R8
+	DECQ            BX
+	JNZ             block
+	VZEROUPPER
+	RET
+
+// func spmmNM24Int4Group32VBMIx2(a *byte)
+// Requires: AVX, AVX512F, AVX512VBMI, AVX512VNNI, GFNI
+TEXT ·spmmNM24Int4Group32VBMIx2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         64(AX), SI
+	MOVQ         48(AX), R9
+	MOVL         $0xf0f0f0f0, DI
+	VPBROADCASTD DI, Z4
+	MOVL         $0x80808080, DI
+	VPBROADCASTD DI, Z5
+	MOVL         $0x03030303, DI
+	VPBROADCASTD DI, Z6
+	MOVL         $0x0c0c0c0c, DI
+	VPBROADCASTD DI, Z7
+	MOVL         $0x30303030, DI
+	VPBROADCASTD DI, Z8
+	VPBROADCASTQ vbmiTables<>+128(SB), Z9
+	VMOVUPS      vbmiTables<>+0(SB), Z10
+	VMOVUPS      vbmiTables<>+64(SB), Z11
+
+block:
+	MOVQ   24(AX), DI
+	MOVQ   56(AX), R8
+	MOVQ   32(AX), R10
+	MOVQ   40(AX), R11
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+chunk:
+	VPXORD          (DI), Z5, Z19
+	VPXORD          64(DI), Z5, Z20
+	VSHUFI32X4      $0x88, Z20, Z19, Z18
+	VSHUFI32X4      $0xdd, Z20, Z19, Z19
+	VPERMB          Z18, Z10, Z20
+	VPERMB          Z19, Z10, Z21
+	VPERMB          Z18, Z11, Z22
+	VPERMB          Z19, Z11, Z23
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VPXORD          Z14, Z14, Z14
+	VPXORD          Z15, Z15, Z15
+	VPXORD          Z16, Z16, Z16
+	VPXORD          Z17, Z17, Z17
+	VMOVUPS         (BX), Z24
+	VMOVUPS         64(BX), Z25
+	VMOVUPS         128(BX), Z26
+	VGF2P8AFFINEQB  $0x00, Z9, Z26, Z27
+	VPANDD          Z4, Z26, Z26
+	VMOVAPS         Z24, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z6, Z28
+	VPDPBUSD        Z27, Z5, Z16
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z27, Z29, Z12
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z27, Z28, Z13
+	VMOVAPS         Z24, Z27
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z7, Z27
+	VPDPBUSD        Z26, Z5, Z16
+	VPERMB          Z20, Z27, Z28
+	VPDPBUSD        Z26, Z28, Z12
+	VPERMB          Z21, Z27, Z27
+	VPDPBUSD        Z26, Z27, Z13
+	VMOVUPS         192(BX), Z26
+	VGF2P8AFFINEQB  $0x00, Z9, Z26, Z27
+	VPANDD          Z4, Z26, Z26
+	VMOVAPS         Z25, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+136(SB), Z6, Z28
+	VPDPBUSD        Z27, Z5, Z17
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z27, Z29, Z14
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z27, Z28, Z15
+	VMOVAPS         Z25, Z27
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+140(SB), Z7, Z27
+	VPDPBUSD        Z26, Z5, Z17
+	VPERMB          Z20, Z27, Z28
+	VPDPBUSD        Z26, Z28, Z14
+	VPERMB          Z21, Z27, Z27
+	VPDPBUSD        Z26, Z27, Z15
+	VMOVUPS         256(BX), Z26
+	VGF2P8AFFINEQB  $0x00, Z9, Z26, Z27
+	VPANDD          Z4, Z26, Z26
+	VMOVAPS         Z24, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z8, Z28
+	VPDPBUSD        Z27, Z5, Z16
+	VPERMB          Z22, Z28, Z29
+	VPDPBUSD        Z27, Z29, Z12
+	VPERMB          Z23, Z28, Z28
+	VPDPBUSD        Z27, Z28, Z13
+	VPSRLD          $0x06, Z24, Z24
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z6, Z24
+	VPDPBUSD        Z26, Z5, Z16
+	VPERMB          Z18, Z24, Z27
+	VPDPBUSD        Z26, Z27, Z12
+	VPERMB          Z19, Z24, Z24
+	VPDPBUSD        Z26, Z24, Z13
+	VMOVUPS         320(BX), Z24
+	VGF2P8AFFINEQB  $0x00, Z9, Z24, Z26
+	VPANDD          Z4, Z24, Z24
+	VMOVAPS         Z25, Z27
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+144(SB), Z8, Z27
+	VPDPBUSD        Z26, Z5, Z17
+	VPERMB          Z22, Z27, Z28
+	VPDPBUSD        Z26, Z28, Z14
+	VPERMB          Z23, Z27, Z27
+	VPDPBUSD        Z26, Z27, Z15
+	VPSRLD          $0x06, Z25, Z25
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+148(SB), Z6, Z25
+	VPDPBUSD        Z24, Z5, Z17
+	VPERMB          Z18, Z25, Z26
+	VPDPBUSD        Z24, Z26, Z14
+	VPERMB          Z19, Z25, Z25
+	VPDPBUSD        Z24, Z25, Z15
+	VPSUBD          Z16, Z12, Z12
+	VPSUBD          Z16, Z13, Z13
+	VPSUBD          Z17, Z14, Z14
+	VPSUBD          Z17, Z15, Z15
+	VCVTPH2PS       384(BX), Z24
+	VCVTPH2PS       416(BX), Z25
+	VBROADCASTSS    (R10), Z26
+	VCVTDQ2PS       Z12, Z12
+	VMULPS          Z24, Z12, Z12
+	VFMADD231PS     Z26, Z12, Z0
+	VCVTDQ2PS       Z14, Z14
+	VMULPS          Z25, Z14, Z14
+	VFMADD231PS     Z26, Z14, Z2
+	VBROADCASTSS    4(R10), Z26
+	VCVTDQ2PS       Z13, Z13
+	VMULPS          Z24, Z13, Z13
+	VFMADD231PS     Z26, Z13, Z1
+	VCVTDQ2PS       Z15, Z15
+	VMULPS          Z25, Z15, Z15
+	VFMADD231PS     Z26, Z15, Z3
+	VPXORD          Z12, Z12, Z12
+	VPXORD          Z13, Z13, Z13
+	VPXORD          Z14, Z14, Z14
+	VPXORD          Z15, Z15, Z15
+	VPXORD          Z16, Z16, Z16
+	VPXORD          Z17, Z17, Z17
+	VMOVUPS         448(BX), Z24
+	VMOVUPS         512(BX), Z25
+	VMOVUPS         576(BX), Z26
+	VGF2P8AFFINEQB  $0x00, Z9, Z26, Z27
+	VPANDD          Z4, Z26, Z26
+	VMOVAPS         Z24, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z6, Z28
+	VPDPBUSD        Z27, Z5, Z16
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z27, Z29, Z12
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z27, Z28, Z13
+	VMOVAPS         Z24, Z27
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z7, Z27
+	VPDPBUSD        Z26, Z5, Z16
+	VPERMB          Z20, Z27, Z28
+	VPDPBUSD        Z26, Z28, Z12
+	VPERMB          Z21, Z27, Z27
+	VPDPBUSD        Z26, Z27, Z13
+	VMOVUPS         640(BX), Z26
+	VGF2P8AFFINEQB  $0x00, Z9, Z26, Z27
+	VPANDD          Z4, Z26, Z26
+	VMOVAPS         Z25, Z28
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+152(SB), Z6, Z28
+	VPDPBUSD        Z27, Z5, Z17
+	VPERMB          Z18, Z28, Z29
+	VPDPBUSD        Z27, Z29, Z14
+	VPERMB          Z19, Z28, Z28
+	VPDPBUSD        Z27, Z28, Z15
+	VMOVAPS         Z25, Z27
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+156(SB), Z7, Z27
+	VPDPBUSD        Z26, Z5, Z17
+	VPERMB          Z20, Z27, Z20
+	VPDPBUSD        Z26, Z20, Z14
+	VPERMB          Z21, Z27, Z27
+	VPDPBUSD        Z26, Z27, Z15
+	VMOVUPS         704(BX), Z20
+	VGF2P8AFFINEQB  $0x00, Z9, Z20, Z21
+	VPANDD          Z4, Z20, Z20
+	VMOVAPS         Z24, Z26
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z8, Z26
+	VPDPBUSD        Z21, Z5, Z16
+	VPERMB          Z22, Z26, Z27
+	VPDPBUSD        Z21, Z27, Z12
+	VPERMB          Z23, Z26, Z26
+	VPDPBUSD        Z21, Z26, Z13
+	VPSRLD          $0x06, Z24, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z6, Z21
+	VPDPBUSD        Z20, Z5, Z16
+	VPERMB          Z18, Z21, Z24
+	VPDPBUSD        Z20, Z24, Z12
+	VPERMB          Z19, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z13
+	VMOVUPS         768(BX), Z20
+	VGF2P8AFFINEQB  $0x00, Z9, Z20, Z21
+	VPANDD          Z4, Z20, Z20
+	VMOVAPS         Z25, Z24
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+160(SB), Z8, Z24
+	VPDPBUSD        Z21, Z5, Z17
+	VPERMB          Z22, Z24, Z22
+	VPDPBUSD        Z21, Z22, Z14
+	VPERMB          Z23, Z24, Z24
+	VPDPBUSD        Z21, Z24, Z15
+	VPSRLD          $0x06, Z25, Z21
+	VPTERNLOGD.BCST $0xea, vbmiTables<>+164(SB), Z6, Z21
+	VPDPBUSD        Z20, Z5, Z17
+	VPERMB          Z18, Z21, Z18
+	VPDPBUSD        Z20, Z18, Z14
+	VPERMB          Z19, Z21, Z21
+	VPDPBUSD        Z20, Z21, Z15
+	VPSUBD          Z16, Z12, Z12
+	VPSUBD          Z16, Z13, Z13
+	VPSUBD          Z17, Z14, Z14
+	VPSUBD          Z17, Z15, Z15
+	VCVTPH2PS       832(BX), Z18
+	VCVTPH2PS       864(BX), Z19
+	VBROADCASTSS    (R10), Z20
+	VCVTDQ2PS       Z12, Z12
+	VMULPS          Z18, Z12, Z12
+	VFMADD231PS     Z20, Z12, Z0
+	VCVTDQ2PS       Z14, Z14
+	VMULPS          Z19, Z14, Z14
+	VFMADD231PS     Z20, Z14, Z2
+	VBROADCASTSS    4(R10), Z20
+	VCVTDQ2PS       Z13, Z13
+	VMULPS          Z18, Z13, Z13
+	VFMADD231PS     Z20, Z13, Z1
+	VCVTDQ2PS       Z15, Z15
+	VMULPS          Z19, Z15, Z15
+	VFMADD231PS     Z20, Z15, Z3
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000008, R10
+	ADDQ            $0x00000010, R11
+	ADDQ            $0x00000380, BX
+	DECQ            R8
+	JNZ             chunk
+	MOVL            $0x3d800000, DI
+	VPBROADCASTD    DI, Z18
+	VMULPS          Z18, Z0, Z0
+	VMULPS          Z18, Z1, Z1
+	VMULPS          Z18, Z2, Z2
+	VMULPS          Z18, Z3, Z3
+	MOVQ            CX, DI
+	VMOVUPS         (DI), Z18
+	VFMADD231PS     (R9), Z0, Z18
+	VMOVUPS         Z18, (DI)
+	VMOVUPS         64(DI), Z18
+	VFMADD231PS     64(R9), Z2, Z18
+	VMOVUPS         Z18, 64(DI)
+	ADDQ            DX, DI
+	VMOVUPS         (DI), Z18
+	VFMADD231PS     (R9), Z1, Z18
+	VMOVUPS         Z18, (DI)
+	VMOVUPS         64(DI), Z18
+	VFMADD231PS     64(R9), Z3, Z18
+	VMOVUPS         Z18, 64(DI)
+	ADDQ            $0x00000080, CX
+	ADDQ            $0x00000080, R9
+	DECQ            SI
+	JNZ             block
 	VZEROUPPER
 	RET
 

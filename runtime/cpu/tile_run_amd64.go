@@ -403,7 +403,7 @@ func (k tileKernel) run(t *tile, width int) {
 		case 1:
 			spmmNM24Int4Group32VBMIx1(a)
 		case 2:
-			spmmNM24Int4Group32AVX512x2(a)
+			spmmNM24Int4Group32VBMIx2(a)
 		case 4:
 			spmmNM24Int4Group32AVX512x4(a)
 		}
@@ -412,7 +412,7 @@ func (k tileKernel) run(t *tile, width int) {
 		case 1:
 			spmmNM24Int4VBMIx1(a)
 		case 2:
-			spmmNM24Int4AVX512x2(a)
+			spmmNM24Int4VBMIx2(a)
 		case 4:
 			spmmNM24Int4AVX512x4(a)
 		}

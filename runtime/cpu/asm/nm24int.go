@@ -26,7 +26,7 @@ import (
 // and takes 8*sum(picked) off.
 //
 // int4 with AVX-512, v1 as AVX2 (sums of the picked ones for each token, 2 tokens at a
-// time for want of registers); v2 as above; v3 nm24Int4VBMI for one token.
+// time for want of registers); v2 as above; v3 nm24Int4VBMI for one or two tokens.
 func nm24int8() {
 	for _, g := range groupings {
 		for _, width := range []int{1, 2, 4} {
@@ -44,7 +44,9 @@ func nm24int4() {
 		for _, width := range []int{1, 2, 4} {
 			nm24Int4VNNI(width, g)
 		}
-		nm24Int4VBMI(g, tables)
+		for _, width := range []int{1, 2} {
+			nm24Int4VBMI(width, g, tables)
+		}
 		nm24Int4AVX2(1, 1, g)
 		nm24Int4AVX2(1, 2, g) // registers do not hold 2 tokens
 	}
@@ -261,7 +263,8 @@ func nm24Int4VNNI(width int, g grouping) {
 
 // vbmiTables are the second and third order of activations: what index i of 6 bits
 // picks where its bits 2-3 or 4-5 are the position in a group of 4 columns and the
-// others, in order, are the group. Then the matrix that moves low nibbles up.
+// others, in order, are the group. Then the matrix that moves low nibbles up, and for
+// each 8 columns the groups of a row's 4 bytes where those bits are.
 func vbmiTables() Mem {
 	m := GLOBL("vbmiTables", RODATA|NOPTR)
 	for i := range 64 {
@@ -271,28 +274,7 @@ func vbmiTables() Mem {
 		DATA(64+i, U8(uint8(4*(i&15)+i>>4)))
 	}
 	DATA(128, U64(0x01020408))
-	return m
-}
-
-var vbmi = isa{"VBMI", 64, true}
-
-// nm24Int4VBMI is nm24Int4VNNI for one token where there are VBMI and GFNI (Ice Lake,
-// Zen 4): vpermb picks from all 64 activations of the chunk with the low 6 bits of a
-// byte, so that positions in bits 0-1, 2-3 and 4-5 need no shift if the activations
-// lie in three orders; one vgf2p8affineqb moves the low nibbles up.
-func nm24Int4VBMI(g grouping, tables Mem) {
-	t := begin(vbmi, g.name("spmmNM24Int4"), 1, 1, true)
-	high, b128 := splat(avx512, 0xf0f0f0f0), splat(avx512, 0x80808080)
-	mask := []VecVirtual{splat(avx512, 0x03030303), splat(avx512, 0x0c0c0c0c), splat(avx512, 0x30303030)}
-	up := t.reg()
-	VPBROADCASTQ(tables.Offset(128), up)
-	order := [3]VecVirtual{}
-	for k := 1; k < 3; k++ {
-		order[k] = t.reg()
-		VMOVUPS(tables.Offset(64*(k-1)), order[k])
-	}
-	var base [8]VecVirtual
-	for v := range base { // groups 2v and 2v+1
+	for v := range 8 { // groups 2v and 2v+1
 		at := func(g int) uint32 {
 			switch v % 4 {
 			case 1:
@@ -302,17 +284,37 @@ func nm24Int4VBMI(g grouping, tables Mem) {
 			}
 			return uint32(g << 2)
 		}
-		base[v] = splat(avx512, at(2*v)*0x0101|at(2*v+1)*0x01010000)
+		DATA(136+4*v, U32(at(2*v)*0x0101|at(2*v+1)*0x01010000))
+	}
+	return m
+}
+
+var vbmi = isa{"VBMI", 64, true}
+
+// nm24Int4VBMI is nm24Int4VNNI for one or two tokens where there are VBMI and GFNI (Ice Lake,
+// Zen 4): vpermb picks from all 64 activations of the chunk with the low 6 bits of a
+// byte, so that positions in bits 0-1, 2-3 and 4-5 need no shift if the activations
+// lie in three orders; one vgf2p8affineqb moves the low nibbles up.
+func nm24Int4VBMI(width int, g grouping, tables Mem) {
+	t := begin(vbmi, g.name("spmmNM24Int4"), width, width, true)
+	high, b128 := splat(avx512, 0xf0f0f0f0), splat(avx512, 0x80808080)
+	mask := []VecVirtual{splat(avx512, 0x03030303), splat(avx512, 0x0c0c0c0c), splat(avx512, 0x30303030)}
+	up := t.reg()
+	VPBROADCASTQ(tables.Offset(128), up)
+	order := [3]VecVirtual{}
+	for k := 1; k < 3; k++ {
+		order[k] = t.reg()
+		VMOVUPS(tables.Offset(64*(k-1)), order[k])
 	}
 	t.blocks(nil, func() {
-		sums, codes := [][]VecVirtual{t.regs(1), t.regs(1)}, t.regs(rowVecs)
-		var x [3]VecVirtual
-		for k := range x {
-			x[k] = t.reg()
-			if k == 0 {
-				VPXORD(t.unit(0, 0, 0), b128, x[0])
-			} else {
-				VPERMB(x[0], order[k], x[k])
+		sums, codes := [][]VecVirtual{t.regs(width), t.regs(width)}, t.regs(rowVecs)
+		var x [3][]VecVirtual // by order and token
+		x[0] = t.chunkOf(b128)
+		for k := 1; k < len(x); k++ {
+			for i := range width {
+				r := t.reg()
+				VPERMB(x[0][i], order[k], r)
+				x[k] = append(x[k], r)
 			}
 		}
 		for part := range g.parts {
@@ -337,10 +339,16 @@ func nm24Int4VBMI(g grouping, tables Mem) {
 						default:
 							VMOVAPS(i, c)
 						}
-						VPTERNLOGD(Imm(0xEA), base[part*4+q/2*4+f], mask[from], c) // c&mask | base
+						VPTERNLOGD_BCST(Imm(0xEA), tables.Offset(136+4*(part*4+q/2*4+f)), mask[from], c) // c&mask | groups
 						VPDPBUSD(w, b128, codes[v])
-						VPERMB(x[from], c, c)
-						VPDPBUSD(w, c, sums[v][0])
+						for i := range width {
+							picked := c
+							if i < width-1 {
+								picked = t.reg()
+							}
+							VPERMB(x[from][i], c, picked)
+							VPDPBUSD(w, picked, sums[v][i])
+						}
 					}
 				}
 			}
@@ -351,9 +359,27 @@ func nm24Int4VBMI(g grouping, tables Mem) {
 	}, func() {
 		sixteenth := splat(avx512, 0x3d800000)
 		for _, v := range t.acc {
-			VMULPS(sixteenth, v[0], v[0])
+			for _, a := range v {
+				VMULPS(sixteenth, a, a)
+			}
 		}
 	})
+}
+
+// chunkOf is the activations + 128 of the chunk's 64 columns, a register for each of 1
+// or 2 tokens.
+func (t *tile) chunkOf(b128 VecVirtual) []VecVirtual {
+	x := t.regs(t.width)
+	if t.width == 1 {
+		VPXORD(t.unit(0, 0, 0), b128, x[0])
+		return x
+	}
+	lo, hi := t.reg(), t.reg() // 16 columns of either token by turns
+	VPXORD(t.unit(0, 0, 0), b128, lo)
+	VPXORD(t.unit(2, 0, 0), b128, hi)
+	VSHUFI32X4(Imm(0x88), hi, lo, x[0])
+	VSHUFI32X4(Imm(0xdd), hi, lo, x[1])
+	return x
 }
 
 func nm24Int4AVX2(width, stride int, g grouping) {
