@@ -62,6 +62,15 @@ code=0; $bin run "$data/stories260K" -n 2 --backend cuda >/dev/null 2>"$tmp/err"
 [ $code = 1 ] && [ "$(wc -l <"$tmp/err")" = 1 ] || fail "cuda without a driver: exit $code, $(cat "$tmp/err")"
 ok "no driver, cuda: $(cat "$tmp/err")"
 
+# A network that is no language model: auto takes the CPU beside the GPU, cuda says why not.
+net=$data/lenet/lenet300100_sparse.onnx
+sim $bin run "$net" --backend auto >/dev/null 2>"$tmp/err" || fail "auto, network: $(cat "$tmp/err")"
+grep -q 'runs on the CPU' "$tmp/err" || fail "auto does not say where the network runs: $(cat "$tmp/err")"
+grep -q 'times are no speeds' "$tmp/err" || fail "the simulator is not named: $(cat "$tmp/err")"
+code=0; sim $bin run "$net" --backend cuda -q >/dev/null 2>"$tmp/err" || code=$?
+[ $code = 1 ] && [ "$(wc -l <"$tmp/err")" = 1 ] || fail "cuda, network: exit $code, $(cat "$tmp/err")"
+ok "network: auto runs it on the CPU; cuda: $(cat "$tmp/err")"
+
 # Faults of the driver become one clear line and exit code 1.
 fault() {
   local name=$1 want=$2 code=0; shift 2

@@ -74,6 +74,9 @@ func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
 	if err := g.Check(); err != nil {
 		return nil, err
 	}
+	if t, ok := b.(TensorsElsewhere); ok && g.Tensors() {
+		b = t.Tensors()
+	}
 	pl := &planner{ctx: context.Background(), b: b, o: &c.Options, choices: map[*model.Weight]*Choice{}}
 	if t, ok := b.(Timer); ok && c.Sparse == SparseAuto && t.Machine() != "" {
 		pl.table = OpenTable(t, c.cacheDir)

@@ -19,6 +19,12 @@ type TensorBackend interface {
 	CompileTensors(*TensorPlan) (TensorProgram, error)
 }
 
+// TensorsElsewhere is a Backend that leaves tensor graphs to another one.
+type TensorsElsewhere interface {
+	Backend
+	Tensors() Backend
+}
+
 // TensorProgram is a compiled tensor graph. Run executes one batch at a time:
 // concurrent calls wait for one another. Inputs are in the order of the graph's,
 // outputs likewise; their memory is the caller's from then on.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/sparserun/sparserun/cuda"
 	"github.com/sparserun/sparserun/loader"
@@ -59,12 +60,34 @@ func (e *engine) options(mode string) (runtime.Options, error) {
 	return o, nil
 }
 
+// gpuFirst is auto's backend where there is a GPU: networks that are no language models run on the CPU.
+type gpuFirst struct {
+	*cuda.Backend
+	cpu  *cpu.Backend
+	said func()
+}
+
+// Tensors implements runtime.TensorsElsewhere.
+func (b gpuFirst) Tensors() runtime.Backend {
+	b.said()
+	return b.cpu
+}
+
+// Close ends both.
+func (b gpuFirst) Close() error { return errors.Join(b.Backend.Close(), b.cpu.Close()) }
+
 // backend opens what --backend names.
 func (e *engine) backend(g *globals) (runtime.Backend, error) {
 	if e.Backend != "cpu" {
 		b, err := cuda.Open(0)
 		if err == nil {
-			return b, nil
+			if b.Info().Simulated {
+				g.logf("%s: its times are no speeds", b.Info().Name)
+			}
+			if e.Backend == "cuda" {
+				return b, nil
+			}
+			return gpuFirst{b, cpu.New(cpu.Threads(g.Threads)), sync.OnceFunc(func() { g.logf("the network runs on the CPU: on a GPU only language models do") })}, nil
 		}
 		if e.Backend == "cuda" {
 			return nil, err

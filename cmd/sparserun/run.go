@@ -109,6 +109,7 @@ func (c *runCmd) Run(g *globals) error {
 	if err := g.idle([]flagRule{
 		{"window windows", c.Text != "", "--text"},
 		{"system", c.Chat, "--chat"},
+		{"group", integers(c.DType), "--dtype int8 or int4"},
 		{"ignore-eos", !compare, "a run without --compare, which ends where the text does"},
 	}); err != nil {
 		return err
@@ -144,6 +145,9 @@ func (c *runCmd) Run(g *globals) error {
 		return err
 	}
 	if gr.Config == nil {
+		if t, ok := b.(runtime.TensorsElsewhere); ok { // its energy is measured, too
+			b = t.Tensors()
+		}
 		return c.network(g, b, gr)
 	}
 	if compare {
