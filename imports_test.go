@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"model":                   {"sparse", "tokenizer"},
 	"tensorop":                {"linalg", "model", "sparse"},
 	"codebook":                {"sparse"},
-	"dataset":                 {"runtime", "train"},
+	"dataset":                 {"runtime", "strictjson", "train"},
 	"loader":                  {"codebook", "model", "sparse", "strictjson", "tensorop", "tokenizer"},
 	"train":                   {"linalg", "model", "sparse", "tensorop"},
 	"prune":                   {"linalg", "model", "sparse", "train"},

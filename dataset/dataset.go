@@ -1,5 +1,6 @@
 // Package dataset reads labelled images - MNIST's idx files, CIFAR-10's binary
-// records, folders of photographs - and measures a network's accuracy on them.
+// records, folders of photographs - and measures a network's accuracy on them. Samples of
+// any kind, token ids say, come from .npz files and JSON lines.
 package dataset
 
 import (
