@@ -10,6 +10,9 @@ type flagRule struct {
 	want  string // what they need
 }
 
+// integers says whether weights of a type have scales, of --group columns each.
+func integers(dtype string) bool { return dtype == "int8" || dtype == "int4" }
+
 // idle fails on the first flag that was given and would do nothing.
 func (g *globals) idle(rules []flagRule) error {
 	for _, r := range rules {
