@@ -115,6 +115,9 @@ func NewText(docs [][]int32, n int) (*Text, error) {
 // Len is the number of windows.
 func (t *Text) Len() int { return len(t.seqs) }
 
+// First is the first k sequences, or all if there are fewer.
+func (t *Text) First(k int) *Text { return &Text{t.seqs[:min(k, len(t.seqs))]} }
+
 // Tokens is the number of predicted tokens.
 func (t *Text) Tokens() int {
 	n := 0

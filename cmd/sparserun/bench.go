@@ -94,6 +94,13 @@ type ceilings interface {
 const simulated = "simulated, not a speed"
 
 func (c *benchCmd) Run(g *globals) error {
+	if err := g.idle([]flagRule{
+		{"shapes", c.Model == "", "no MODEL, whose layers are timed"},
+		{"group", slices.Contains(c.DTypes, sparse.Int4.String()), "--dtypes int4"},
+		{"sparsity", slices.Contains(c.Layouts, sparse.LayoutBitmask.String()) || slices.Contains(c.Layouts, sparse.LayoutCSR.String()), "--layouts bitmask or csr"},
+	}); err != nil {
+		return err
+	}
 	shapes, err := c.shapes()
 	if err != nil {
 		return err
@@ -227,6 +234,9 @@ func (c *benchCmd) shapes() ([][2]int, error) {
 			if s := [2]int{r, k}; !slices.Contains(out, s) {
 				out = append(out, s)
 			}
+		}
+		if len(out) == 0 {
+			return nil, fmt.Errorf("%s: no Linear layers: nothing to time", c.Model)
 		}
 		return out, nil
 	}

@@ -25,6 +25,7 @@ type contender struct {
 	between         runtime.Latencies
 	joules          float64
 	metered         string
+	windows         int // that perplexity was measured on
 }
 
 // compare runs the model dense and sparse, and the baseline if there is one: first
@@ -78,7 +79,7 @@ func (c *runCmd) compare(g *globals, b runtime.Backend) error {
 			if err != nil {
 				return err
 			}
-			x.side.Perplexity = p.PPL
+			x.side.Perplexity, x.windows = p.PPL, p.Windows
 		}
 	}
 	dense, sp := sides[len(sides)-2], sides[len(sides)-1]
@@ -249,6 +250,9 @@ func median(x []float64) float64 {
 	return s[len(s)/2]
 }
 
+// noneSparse is said of a comparison whose two sides are the same.
+const noneSparse = "no layer runs sparse here (--explain says why): both sides are dense, what differs is noise."
+
 // report prints texts and table for people.
 func (c *runCmd) report(w io.Writer, sides []*contender, out *runJSON) {
 	for _, x := range sides {
@@ -300,11 +304,15 @@ func (c *runCmd) report(w io.Writer, sides []*contender, out *runJSON) {
 		return fmt.Sprintf("%.1f J", *x.side.EnergyJ)
 	})
 	if c.Text != "" {
-		row(fmt.Sprintf("perplexity (%d x %d)", c.Windows, c.Window), func(x *contender) string { return fmt.Sprintf("%.2f", x.side.Perplexity) })
+		row(fmt.Sprintf("perplexity (%d x %d)", sides[0].windows, c.Window), func(x *contender) string { return fmt.Sprintf("%.2f", x.side.Perplexity) })
 	}
 	t.write(w)
 	fmt.Fprintf(w, "\ndense and sparse run the same weights; largest difference of their logits %.2g (allowed %.2g). Medians of %d alternating rounds.\n",
 		*out.MaxAbsError, out.Tolerance, c.Rounds)
+	if !anySparse(sp.Layouts) {
+		fmt.Fprintln(w, noneSparse)
+		return
+	}
 	if out.Speedup.Decode < 1 {
 		fmt.Fprintln(w, "sparse LOSES in decode here.")
 	}

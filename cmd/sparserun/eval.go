@@ -28,7 +28,8 @@ Examples:
   sparserun eval model.gguf --text wiki.test.txt --window 512 --windows 40
   sparserun eval pruned.safetensors --text wiki.test.txt --dtype int8 --json
   sparserun eval lenet5.onnx --mnist mnist/ --pixel-scale 256
-  sparserun eval resnet20.onnx --cifar cifar10_test.bin.gz --mean .485,.456,.406 --std .229,.224,.225`
+  sparserun eval resnet20.onnx --cifar cifar10_test.bin.gz --mean .485,.456,.406 --std .229,.224,.225
+  sparserun eval squeezenet.onnx --images photos/ --crop 227 --bgr --pixel-scale 1 --mean 104,117,123`
 }
 
 type evalJSON struct {
@@ -46,17 +47,19 @@ func (c *evalCmd) Run(g *globals) error {
 	images := c.given()
 	if err := g.idle([]flagRule{
 		{"window windows", images == 0, "--text"},
-		{"count batch pixel-scale mean std bgr", images > 0, "--mnist or --cifar"},
+		{"count batch pixel-scale mean std bgr", images > 0, "--mnist, --cifar or --images"},
+		{"resize crop", c.Images != "", "--images"},
+		{"group", integers(c.DType), "--dtype int8 or int4"},
 	}); err != nil {
 		return err
 	}
 	switch {
 	case images > 1 || (images == 1 && c.Text != ""):
-		return usagef("--text, --mnist and --cifar exclude one another")
+		return usagef("--text, --mnist, --cifar and --images exclude one another")
 	case images == 1:
 		return c.images(g)
 	case c.Text == "":
-		return usagef("want --text FILE, --mnist DIR or --cifar FILE")
+		return usagef("want --text FILE, --mnist DIR, --cifar FILE or --images DIR")
 	}
 	if c.Window < 2 || c.Windows < 0 || c.Context < 0 {
 		return usagef("--window, --windows and --context: want at least 2, 0 and 0, got %d, %d and %d", c.Window, c.Windows, c.Context)

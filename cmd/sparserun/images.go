@@ -21,17 +21,20 @@ func (f *pixelFlags) prepare() dataset.Prepare {
 
 // imageFlags choose labelled images and how their pixels become inputs.
 type imageFlags struct {
-	Mnist string `help:"Folder with MNIST's test files (idx, gzipped or not)." placeholder:"DIR"`
-	Cifar string `help:"File of CIFAR-10 records (gzipped or not)." placeholder:"FILE"`
-	Count int    `default:"0" help:"Take the first K images (default: all)."`
-	Batch int    `default:"64" help:"Images of a step."`
+	Mnist  string `help:"Folder with MNIST's test files (idx, gzipped or not)." placeholder:"DIR"`
+	Cifar  string `help:"File of CIFAR-10 records (gzipped or not)." placeholder:"FILE"`
+	Images string `help:"Folder of JPEG and PNG photographs: classes from DIR.tsv or DIR/labels.tsv (columns file, class) or from sub-folders." placeholder:"DIR"`
+	Resize int    `default:"256" help:"--images: resized to this width and height (bilinear)."`
+	Crop   int    `default:"224" help:"--images: the middle that the network sees."`
+	Count  int    `default:"0" help:"Take the first K images (default: all)."`
+	Batch  int    `default:"64" help:"Images of a step."`
 	pixelFlags
 	BGR bool `name:"bgr" help:"Planes in BGR order."`
 }
 
 func (f *imageFlags) given() int {
 	n := 0
-	for _, s := range []string{f.Mnist, f.Cifar} {
+	for _, s := range []string{f.Mnist, f.Cifar, f.Images} {
 		if s != "" {
 			n++
 		}
@@ -53,10 +56,13 @@ type accuracyJSON struct {
 func (c *evalCmd) images(g *globals) error {
 	var d *dataset.Images
 	var err error
-	if c.Mnist != "" {
+	switch {
+	case c.Mnist != "":
 		d, err = dataset.MNIST(c.Mnist)
-	} else {
+	case c.Cifar != "":
 		d, err = dataset.CIFAR(c.Cifar)
+	default:
+		d, err = dataset.Photos(c.Images, dataset.Crop{Resize: c.Resize, Size: c.Crop})
 	}
 	if err != nil {
 		return err

@@ -128,10 +128,8 @@ func (c *pruneCmd) Run(g *globals) error {
 		return err
 	}
 	defer gr.Close()
-	if !gr.Tensors() {
-		if err := savable(c.Output); err != nil {
-			return err
-		}
+	if err := savable(c.Output, gr.Tensors()); err != nil {
+		return err
 	}
 	if c.tunes() {
 		return c.tune(g, gr, p, t, sum)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,11 +47,24 @@ func (c *pruneCmd) rules() []flagRule {
 	}
 }
 
-// savable refuses the name of another format: a language model becomes safetensors.
-func savable(path string) error {
-	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".gguf", ".onnx", ".srcb", ".pt", ".pth", ".bin":
-		return usageError{fmt.Errorf("-o %s: a language model is written as safetensors: want FILE.safetensors or a folder", path)}
+// savable refuses the name of another format: a language model becomes safetensors, a network ONNX.
+func savable(path string, network bool) error {
+	ext := strings.ToLower(filepath.Ext(path))
+	switch ext {
+	case ".gguf", ".srcb", ".pt", ".pth", ".bin":
+	case ".onnx":
+		if network {
+			return nil
+		}
+	case ".safetensors":
+		if !network {
+			return nil
+		}
+	default:
+		return nil
 	}
-	return nil
+	if network {
+		return usagef("-o %s: a network is written as ONNX: want FILE.onnx", path)
+	}
+	return usagef("-o %s: a language model is written as safetensors: want FILE.safetensors or a folder", path)
 }

@@ -96,6 +96,9 @@ func (c *pruneCmd) pruneGraph(g *globals) error {
 		return err
 	}
 	defer gr.Close()
+	if err := savable(c.Output, true); err != nil {
+		return err
+	}
 	var data labelled
 	if c.labelFlags.given() > 0 {
 		if data, err = c.labelFlags.open(gr, ""); err != nil {

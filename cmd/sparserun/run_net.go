@@ -440,7 +440,10 @@ func netReport(w io.Writer, sides []*netSide, out *netRunJSON, c *runCmd) {
 	if c.Compare {
 		fmt.Fprintf(w, "\ndense and sparse run the same weights; largest difference of their outputs %.2g (allowed %.2g). Medians of %d alternating rounds.\n",
 			*out.MaxAbsError, out.Tolerance, c.Rounds)
-		if *out.Speedup < 1 {
+		switch {
+		case !anySparse(last.j.Layouts):
+			fmt.Fprintln(w, noneSparse)
+		case *out.Speedup < 1:
 			fmt.Fprintln(w, "sparse LOSES here.")
 		}
 	}

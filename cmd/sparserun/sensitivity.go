@@ -17,6 +17,7 @@ import (
 type sensitivityCmd struct {
 	Model string `arg:"" help:"Network: an ONNX file, or a small language model."`
 	labelFlags
+	EvalText string    `help:"Held-back text of a language model (default: --text itself)." placeholder:"FILE"`
 	Method   string    `short:"m" default:"magnitude" help:"What weights go by: magnitude, magnitude-std, lamp, random, snip, taylor, fisher, movement."`
 	Levels   []float64 `help:"Sparsities (default: 0 to 0.95 by 0.05, 0.97, 0.98, 0.99, 0.995)."`
 	Sparsity float64   `default:"0" help:"Also give each matrix's own sparsity for this one in all."`
@@ -61,12 +62,26 @@ func scanNet(g *globals, n *train.Net, d train.Data, o prune.ScanOptions) (*prun
 }
 
 func (c *sensitivityCmd) Run(g *globals) error {
+	if err := g.idle([]flagRule{
+		{"pixel-scale mean std", c.Mnist != "" || c.Cifar != "", "--mnist or --cifar"},
+		{"text-window eval-text", c.Text != "", "--text"},
+	}); err != nil {
+		return err
+	}
+	for _, l := range append([]float64{c.Sparsity}, c.Levels...) {
+		if !(l >= 0 && l <= 1) {
+			return usagef("--levels and --sparsity: want 0..1, got %g", l)
+		}
+	}
+	if c.Count < 0 {
+		return usagef("--count: want 0 or more, got %d", c.Count)
+	}
 	gr, err := loader.Open(c.Model)
 	if err != nil {
 		return err
 	}
 	defer gr.Close()
-	d, err := c.labelFlags.open(gr, "")
+	d, err := c.labelFlags.open(gr, c.EvalText)
 	if err != nil {
 		return err
 	}
@@ -74,8 +89,13 @@ func (c *sensitivityCmd) Run(g *globals) error {
 	if on == nil {
 		on = d.train
 	}
-	if items, ok := on.(*train.Items); ok && c.Count > 0 {
-		on = items.Slice(0, min(c.Count, items.Len()))
+	if c.Count > 0 {
+		switch x := on.(type) {
+		case *train.Items:
+			on = x.Slice(0, min(c.Count, x.Len()))
+		case *train.Text:
+			on = x.First(c.Count)
+		}
 	}
 	n, err := train.New(gr, linalg.NewPool(g.threads()))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/model"
@@ -42,6 +43,13 @@ type verifyJSON struct {
 }
 
 func (c *verifyCmd) Run(g *globals) error {
+	if err := g.idle([]flagRule{
+		{"context", false, "a verb that continues a text"},
+		{"backend dtype sparse group", !c.Fast, "no --fast"},
+		{"group", integers(c.DType), "--dtype int8 or int4"},
+	}); err != nil {
+		return err
+	}
 	gr, err := loader.Open(c.Model, c.loadOptions()...)
 	if err != nil {
 		return err
@@ -72,7 +80,7 @@ func (c *verifyCmd) Run(g *globals) error {
 			return err
 		}
 	}
-	if !c.Fast && gr.Config != nil {
+	if !c.Fast {
 		if err := c.outputs(g, gr, add); err != nil {
 			return err
 		}
@@ -235,6 +243,9 @@ func (c *verifyCmd) outputs(g *globals, gr *model.Graph, add func(string, bool, 
 		return err
 	}
 	defer b.Close()
+	if gr.Config == nil {
+		return c.network(g, b, gr, add)
+	}
 	engines := []engine{c.engine}
 	if t, group, ok := quantisation(gr); ok && t.String() != c.DType {
 		e := c.engine
@@ -256,12 +267,7 @@ func (e *engine) sameOutputs(g *globals, b runtime.Backend, gr *model.Graph, add
 		return err
 	}
 	defer dense.Close()
-	mode := e.Sparse
-	if mode == "auto" {
-		if mode = sparse.LayoutBitmask.String(); holds24(gr) {
-			mode = sparse.LayoutNM24.String()
-		}
-	}
+	mode := e.sparseMode(gr)
 	sp, err := e.compile(gr, b, mode, small)
 	if err != nil {
 		return err
@@ -283,13 +289,67 @@ func (e *engine) sameOutputs(g *globals, b runtime.Backend, gr *model.Graph, add
 	if err != nil {
 		return err
 	}
+	e.addOutputs(x, y, mode, "logits", add)
+	return nil
+}
+
+// sparseMode is --sparse, or the form that a file's weights are in.
+func (e *engine) sparseMode(gr *model.Graph) string {
+	switch {
+	case e.Sparse != "auto":
+		return e.Sparse
+	case holds24(gr):
+		return sparse.LayoutNM24.String()
+	}
+	return sparse.LayoutBitmask.String()
+}
+
+// addOutputs compares what dense and sparse execution gave.
+func (e *engine) addOutputs(dense, sp []float32, mode, what string, add func(string, bool, string, ...any)) {
 	var diff, top float64
-	for i := range x {
-		diff = max(diff, math.Abs(float64(x[i]-y[i])))
-		top = max(top, math.Abs(float64(x[i])))
+	for i, x := range dense {
+		d := math.Abs(float64(x - sp[i]))
+		if math.IsNaN(d) && !(math.IsNaN(float64(x)) && math.IsNaN(float64(sp[i]))) {
+			d = math.Inf(1)
+		}
+		diff = max(diff, d)
+		top = max(top, math.Abs(float64(x)))
 	}
 	tol := relTolerance(e.DType) * top
-	add("dense and sparse outputs in "+e.DType, diff <= tol, "%s against dense: largest difference %.3g of logits up to %.3g, allowed %.3g", mode, diff, top, tol)
+	add("dense and sparse outputs in "+e.DType, diff <= tol, "%s against dense: largest difference %.3g of %s up to %.3g, allowed %.3g", mode, diff, what, top, tol)
+}
+
+// network runs two rows of noise through a network, dense and sparse.
+func (c *verifyCmd) network(g *globals, b runtime.Backend, gr *model.Graph, add func(string, bool, string, ...any)) error {
+	name := "dense and sparse outputs in " + c.DType
+	x, shape, _, err := (&runCmd{Model: c.Model, Batch: 2, Seed: 1}).netInput(gr)
+	if err != nil {
+		add(name, true, "not compared, the input is not known: %v", err)
+		return nil
+	}
+	mode := c.sparseMode(gr)
+	var outs [2][]float32
+	for i, m := range []string{"off", mode} {
+		s, err := c.compile(gr, b, m, nil)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		if i == 1 && !slices.ContainsFunc(s.Explain(), func(k *runtime.Choice) bool { return k.Layout != sparse.LayoutDense.String() }) {
+			add(name, true, "no weight runs sparse")
+			return nil
+		}
+		y, err := runNet(g, s, x, shape)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Model, err)
+		}
+		ok := false
+		if outs[i], ok = y.Data.([]float32); !ok {
+			add(name, true, "not compared: outputs are %v", y.Elem)
+			return nil
+		}
+	}
+	c.addOutputs(outs[0], outs[1], mode, "outputs", add)
 	return nil
 }
 
