@@ -55,6 +55,9 @@ var tileKernels = map[tileKey][2]tileKernel{
 	{sparse.LayoutBitmask, sparse.Int8, 0}:  {0, bitmaskInt8AVX512},
 	{sparse.LayoutBitmask, sparse.Int8, 64}: {0, bitmaskInt8GroupAVX512},
 	{sparse.LayoutBitmask, sparse.Int8, 32}: {0, bitmaskInt8Group32AVX512},
+	// Codes of int4 take a byte each: what is kept is less than half.
+	{sparse.LayoutBitmask, sparse.Int4, 64}: {0, bitmaskInt8GroupAVX512},
+	{sparse.LayoutBitmask, sparse.Int4, 32}: {0, bitmaskInt8Group32AVX512},
 }
 
 // tileFor is the kernel of a key on this machine, 0 if it has none, and its rows

@@ -114,9 +114,11 @@ func tileCases() []tileCase {
 			}
 		}
 	}
-	for _, t := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16, sparse.Int8} {
+	for _, t := range []sparse.DType{sparse.F32, sparse.F16, sparse.BF16, sparse.Int8, sparse.Int4} {
 		k := runtime.Kernel{Op: model.OpLinear, Layout: sparse.LayoutCSR, Weight: t, Act: runtime.ActType(t)}
-		out = append(out, tileCase{k, 0})
+		if t != sparse.Int4 { // portable only
+			out = append(out, tileCase{k, 0})
+		}
 		k.Layout = sparse.LayoutBitmask
 		out = append(out, tileCase{k, 0})
 		if t.Quantised() {
