@@ -52,8 +52,8 @@ func Apply(g *model.Graph, m Method, p Pattern) (*Report, error) {
 // matrix a thread exists at any time. After an error g is partly pruned.
 func Run(ctx context.Context, g *model.Graph, m Method, p Pattern, o Options) (*Report, error) {
 	start := time.Now()
-	if m == nil || p == nil {
-		return nil, fmt.Errorf("prune: no method or no pattern: %w", ErrMethod)
+	if g == nil || m == nil || p == nil {
+		return nil, fmt.Errorf("prune: no graph, no method or no pattern: %w", ErrMethod)
 	}
 	if err := p.check(); err != nil {
 		return nil, err

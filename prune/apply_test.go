@@ -242,6 +242,8 @@ func TestRunRefuses(t *testing.T) {
 	g := randomGraph(t, tinyConfig(), 8)
 	_, err := Apply(g, Magnitude{}, Unstructured{Sparsity: 2})
 	require.ErrorIs(t, err, ErrPattern)
+	_, err = Apply(nil, Magnitude{}, Pattern24)
+	require.ErrorIs(t, err, ErrMethod)
 	_, err = Apply(g, nil, Pattern24)
 	require.ErrorIs(t, err, ErrMethod)
 	ctx, cancel := context.WithCancel(context.Background())

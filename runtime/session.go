@@ -64,6 +64,9 @@ type Session struct {
 // New plans g, compiles it on b and returns a Session. The graph may be closed
 // afterwards: a session holds its own packed weights.
 func New(g *model.Graph, b Backend, opts ...Option) (*Session, error) {
+	if g == nil || b == nil {
+		return nil, fmt.Errorf("runtime: no graph or no backend: %w", ErrUnsupported)
+	}
 	c := config{}
 	for _, o := range opts {
 		o(&c)
@@ -171,6 +174,10 @@ func (s *Session) Close() error {
 // result is the logits [tokens, vocab] of a sequence of its own. More rows than
 // the plan's chunk are computed in several steps.
 func (s *Session) Run(ctx context.Context, x *tensor.Dense) (*tensor.Dense, error) {
+	x, err := rowMajor(x)
+	if err != nil {
+		return nil, err
+	}
 	if s.graph.Config != nil {
 		ids, ok := x.Data().([]int32)
 		if !ok {

@@ -223,8 +223,12 @@ func (s *Session) runDense(ctx context.Context, x *tensor.Dense) (*tensor.Dense,
 	return ToDense(y[0])
 }
 
-// FromDense makes a tensor of a gorgonia one; no copy.
+// FromDense makes a tensor of a gorgonia one; only views are copied.
 func FromDense(x *tensor.Dense) (*model.Tensor, error) {
+	x, err := rowMajor(x)
+	if err != nil {
+		return nil, err
+	}
 	t := &model.Tensor{Shape: slices.Clone([]int(x.Shape())), Data: x.Data()}
 	switch d := x.Data().(type) {
 	case []float32:
