@@ -88,9 +88,6 @@ type Packed struct {
 	f16  []uint16  // the same in half precision; one of the two is set
 }
 
-// Bytes is the memory of the packed matrix.
-func (b *Packed) Bytes() int64 { return int64(4*len(b.f32) + 2*len(b.f16)) }
-
 // PackB packs op(B) [k, n]; with transB, b is [n, k] (a weight [out, in] of a Linear).
 func PackB(p *Pool, transB bool, n, k int, b []float32, ldb int) *Packed {
 	isa := ISA()

@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/sparserun/sparserun/model"
@@ -51,7 +52,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("loader: ")
 	if e.File != "" {
-		b.WriteString(e.File + ": ")
+		b.WriteString(inLine(e.File) + ": ")
 	}
 	if e.Tensor != "" {
 		fmt.Fprintf(&b, "%.120q: ", e.Tensor)
@@ -77,6 +78,15 @@ func (e *Error) Error() string {
 	}
 	fmt.Fprintf(&b, ": %v", e.Err)
 	return b.String()
+}
+
+// inLine is a file's name, quoted where it would not stay in its line: an index names
+// its shards as it likes.
+func inLine(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 // Unwrap gives the sentinel to errors.Is.

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"encoding/base64"
+	"errors"
+	"path"
 	"path/filepath"
 	"strings"
 	"unsafe"
@@ -223,6 +225,10 @@ func (ck *checkpoint) graph(text object, toks map[string][]byte, o *options) (*m
 	}
 	tok, files, err := newTokenizer(toks)
 	if err != nil {
+		var e *Error
+		if folder := path.Dir(ck.config); errors.As(err, &e) && folder != "." { // as files of the folder are named elsewhere
+			e.File = path.Join(folder, e.File)
+		}
 		return nil, err
 	}
 	g, err := set.graph(cfg, tok)

@@ -76,6 +76,7 @@ func modelCases() []hostile {
 		index(32, "shard outside the folder", ErrFormat, `{"weight_map":{"a":"../model.safetensors"}}`),
 		index(32, "absolute shard", ErrFormat, `{"weight_map":{"a":"/etc/passwd"}}`),
 		index(32, "shard with a drive letter", ErrFormat, `{"weight_map":{"a":"C:model.safetensors"}}`),
+		index(32, "absent shard of two lines", os.ErrNotExist, `{"weight_map":{"a":"x\ny.safetensors"}}`),
 		index(32, "shard with a NUL", ErrFormat, `{"weight_map":{"a":"a\u0000b"}}`),
 		index(32, "tensor listed twice", ErrFormat, `{"weight_map":{"a":"model.safetensors","a":"model.safetensors"}}`),
 		index(32, "tensor in a shard that has it not", ErrFormat, `{"weight_map":{"a":"model.safetensors"}}`),

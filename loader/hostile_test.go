@@ -269,3 +269,10 @@ func TestAllowNonFinite(t *testing.T) {
 	x := read(t, w.Data)
 	require.True(t, math.IsNaN(float64(x[10])))
 }
+
+// TestTokenizerNamesItsFolder: two models' tokenizer.json are told apart, as their other files are.
+func TestTokenizerNamesItsFolder(t *testing.T) {
+	dir := folder(t, map[string][]byte{fileConfig: []byte(tinyConfig), fileWeights: safeFile(tinySafe()...), fileTokenizer: []byte("{")})
+	_, err := Open(dir)
+	require.ErrorContains(t, err, "loader: "+filepath.Base(dir)+"/"+fileTokenizer+": ")
+}

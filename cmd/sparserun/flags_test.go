@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/testenv"
 )
 
@@ -104,4 +105,22 @@ func TestSensitivityText(t *testing.T) {
 	args := []string{"sensitivity", stories(t), "--text", storyText(t), "--levels", "0.5"}
 	require.EqualValues(t, 2, doJSON(t, append(args, "--count", "2")...)["n"])
 	require.EqualValues(t, 3, doJSON(t, append(args, "--eval-text", held)...)["n"])
+}
+
+// TestNamesStayInTheirLine: what a file calls its parts makes no lines of its own, in no verb.
+func TestNamesStayInTheirLine(t *testing.T) {
+	gr, err := loader.Open(stories(t))
+	require.NoError(t, err)
+	defer gr.Close()
+	path := filepath.Join(t.TempDir(), "m.safetensors")
+	meta := map[string]string{"prune.pattern": "2:4", "prune.method": "x\nok   all is well\x1b[2J", "prune.mask.a\nok   zebra": "0"}
+	require.NoError(t, loader.Save(gr, path, loader.SaveOptions{Meta: meta}))
+	for _, verb := range []string{"inspect", "verify"} {
+		_, out, errs := do(verb, path)
+		require.Contains(t, out+errs, `\nok   `, verb)
+		require.NotContains(t, out+errs, "\nok   all is well", verb)
+		require.NotContains(t, out+errs, "\nok   zebra", verb)
+		require.NotContains(t, out+errs, "\x1b", verb)
+	}
+	require.Equal(t, `größer, a\nb\x1b`, visible("größer, a\nb\x1b"))
 }

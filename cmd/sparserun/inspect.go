@@ -120,7 +120,7 @@ func (c *inspectCmd) text(w io.Writer, out *inspectJSON) {
 	}
 	for _, k := range sortedKeys(out.Meta) {
 		if strings.HasPrefix(k, "prune.") || strings.HasPrefix(k, "sparserun.") {
-			fmt.Fprintf(w, "%s: %s\n", k, out.Meta[k])
+			fmt.Fprintf(w, "%s: %s\n", visible(k), visible(out.Meta[k]))
 		}
 	}
 	if !c.Tensors {

@@ -123,7 +123,7 @@ func realMain(args []string, stdout, stderr io.Writer) (code int) {
 	return exitFailed
 }
 
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+func oneLine(err error) string { return visible(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 // threads is --threads, or one for each core.
 func (g *globals) threads() int {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -11,7 +12,30 @@ import (
 // lines are Markdown too.
 type table struct{ rows [][]string }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) add(cells ...string) {
+	for i, c := range cells {
+		cells[i] = visible(c)
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// visible shows control characters as escapes: names in files that nobody vouches for neither
+// begin lines of their own nor steer the terminal.
+func visible(s string) string {
+	plain := func(r rune) bool { return strconv.IsPrint(r) && r != utf8.RuneError }
+	if !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if plain(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
 
 func (t *table) write(w io.Writer) {
 	var width []int

@@ -110,7 +110,7 @@ func printChecks(w io.Writer, checks []prune.Check) {
 		if !k.OK {
 			state = "FAIL"
 		}
-		fmt.Fprintf(w, "%s %s: %s\n", state, k.Name, k.Detail)
+		fmt.Fprintf(w, "%s %s: %s\n", state, visible(k.Name), visible(k.Detail))
 	}
 	if masks > 0 {
 		fmt.Fprintf(w, "ok   %d masks equal what pruning recorded, every group rule held\n", masks)
