@@ -14,6 +14,7 @@ import (
 	"github.com/sparserun/sparserun/codebook"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/sparse"
+	"github.com/sparserun/sparserun/tensorop"
 )
 
 // onnxWriter builds the message of a tensor graph. Weights keep their types;
@@ -25,8 +26,9 @@ type onnxWriter struct {
 	dense  bool // FormatDense: no sparse initializers
 	nodes  []byte
 	inits  []byte
+	infos  []byte          // shapes that do not follow from the nodes
 	consts map[string]bool // initializers that are constants
-	done   map[string]bool // and those that are weights
+	done   map[string]bool // and those that are weights: whether turned
 	fresh  int
 	coded  *codebook.File // FormatCodebook: where matrices go instead
 	size   int            // of a codebook
@@ -101,11 +103,12 @@ func (w *onnxWriter) message(meta map[string]string) []byte {
 	graph := putString(slices.Clone(w.nodes), 2, w.g.Name)
 	graph = append(graph, w.inits...)
 	for _, v := range w.g.Inputs {
-		graph = putBytes(graph, 11, w.info(v))
+		graph = putBytes(graph, 11, w.info(v, true))
 	}
 	for _, v := range w.g.Outputs {
-		graph = putBytes(graph, 12, w.info(v))
+		graph = putBytes(graph, 12, w.info(v, true))
 	}
+	graph = append(graph, w.infos...)
 	b = putBytes(b, 7, graph)
 	for _, domain := range slices.Sorted(maps.Keys(w.g.Opsets)) {
 		b = putBytes(b, 8, putInt(putString(nil, 1, domain), 2, int64(w.g.Opsets[domain])))
@@ -124,8 +127,30 @@ func (w *onnxWriter) message(meta map[string]string) []byte {
 	return b
 }
 
-// info is a ValueInfoProto; a free dimension gets a name.
-func (w *onnxWriter) info(id model.ValueID) []byte {
+// declare keeps what the file said of the shapes of a node's outputs and reading it again would not find out:
+// of a Reshape to a shape that is computed, say.
+func (w *onnxWriter) declare(n *model.Node) {
+	if n.Weight != nil {
+		return
+	}
+	in, consts := make([]tensorop.Kind, len(n.In)), make([]*model.Tensor, len(n.In))
+	for i, v := range n.In {
+		if v != model.NoValue {
+			in[i], consts[i] = tensorop.Kind{Elem: w.g.Values[v].Elem, Shape: w.g.Values[v].Shape}, w.g.Constants[v]
+		}
+	}
+	found := tensorop.Infer(n, in, consts)
+	for i, v := range n.Outs {
+		if v == model.NoValue || w.g.Values[v].Shape == nil || slices.Contains(w.g.Outputs, v) ||
+			i < len(found) && slices.Equal(found[i].Shape, w.g.Values[v].Shape) {
+			continue
+		}
+		w.infos = putBytes(w.infos, 13, w.info(v, false))
+	}
+}
+
+// info is a ValueInfoProto; a free dimension gets a name, if asked for: equal names mean equal sizes.
+func (w *onnxWriter) info(id model.ValueID, names bool) []byte {
 	v := w.g.Values[id]
 	b := putString(nil, 1, v.Name)
 	if v.Elem == model.ElemNone {
@@ -135,9 +160,12 @@ func (w *onnxWriter) info(id model.ValueID) []byte {
 	if v.Shape != nil {
 		var shape []byte
 		for i, d := range v.Shape {
-			if d >= 0 {
+			switch {
+			case d >= 0:
 				shape = putBytes(shape, 1, putInt(nil, 1, int64(d)))
-			} else {
+			case !names:
+				shape = putBytes(shape, 1, nil)
+			default:
 				shape = putBytes(shape, 1, putString(nil, 2, []string{"N", fmt.Sprint("d", i)}[min(i, 1)]))
 			}
 		}
@@ -169,6 +197,7 @@ func (w *onnxWriter) graph() error {
 		if err := w.node(n); err != nil {
 			return err
 		}
+		w.declare(n)
 	}
 	return nil
 }
@@ -209,7 +238,8 @@ func (w *onnxWriter) node(n *model.Node) error {
 	if n.Weight == nil {
 		return w.emit(string(n.Op), n.Name, in, out, op.Attrs, op.Domain)
 	}
-	flat := len(w.g.Values[n.In[0]].Shape) == 2
+	shape := w.g.Values[n.In[0]].Shape
+	flat := len(shape) == 2 || shape == nil && n.Bias != nil // which was a Gemm's: nothing else has one here
 	turned := n.Op == model.OpLinear && !flat
 	weight, err := w.weight(n.Weight, w.elemOf(n), turned)
 	if err != nil {
@@ -277,16 +307,16 @@ func (w *onnxWriter) zeros(n *model.Node, rows int) string {
 // stores [in, out] for MatMul.
 func (w *onnxWriter) weight(x *model.Weight, elem model.Elem, turned bool) (string, error) {
 	name := x.Name
-	if turned {
-		name += ".turned"
+	if was, ok := w.done[name]; ok && was != turned { // another node reads it the other way round
+		name += map[bool]string{true: ".turned", false: ".straight"}[turned]
 	}
 	if w.consts[name] { // another op reads the same numbers as they were
 		name += ".matrix"
 	}
-	if w.done[name] {
+	if _, ok := w.done[name]; ok {
 		return name, nil
 	}
-	w.done[name] = true
+	w.done[name] = turned
 	rows, cols := x.Data.Dims()
 	shape := x.Shape
 	if turned {
