@@ -38,7 +38,7 @@ RIVAL_FILES := $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin
 
 .PHONY: cuda-toolchain cuda-ptx cuda-cubins cuda-rivals cuda-gates cuda-found
 
-cuda-toolchain: $(CUDA_STAMP)
+cuda-toolchain: $(CUDA_STAMP) ## install the pinned CUDA compilers from PyPI into .cuda
 $(CUDA_STAMP):
 	python3 -m venv $(CUDA_ENV)
 	$(CUDA_ENV)/bin/pip install -q --disable-pip-version-check nvidia-cuda-nvcc==$(CUDA_VER) \
@@ -57,7 +57,7 @@ cuda-found:
 	@command -v $(CC) >/dev/null && echo "C compiler: $(CC)" || \
 	echo "C compiler: not found: the -tags cuda binary and its end-to-end test are skipped"
 
-cuda-ptx: $(PTX_FILES)
+cuda-ptx: $(PTX_FILES) ## kernels.cu to PTX, which the tests then simulate
 $(CUDA_OUT)/kernels_%.ptx: $(KERNEL_SRC) | $(CUDA_STAMP)
 	@mkdir -p $(CUDA_OUT)
 	$(NICE) $(NVCC) $(NVCC_FLAGS) -DSPARSERUN_PTX=$(patsubst %a,%,$*) -arch=compute_$* -ptx -o $@.tmp kernels.cu
@@ -77,7 +77,7 @@ $(CUDA_OUT)/cutlass_sparse_gemm.sm_80.cubin: cuda/gates/rivals/cutlass_sparse_ge
 	$(NICE) $(NVCC) -std=c++17 -O3 -w -arch=sm_80 -cubin -I$(CUTLASS)/include -I$(CUTLASS)/tools/util/include -o $@.tmp $<
 	mv $@.tmp $@
 
-cuda-gates: cuda-cubins cuda-rivals
+cuda-gates: cuda-cubins cuda-rivals ## static gates on the SASS, beside CUTLASS: gates.md, gates.json
 	go run ./cuda/gates -build $(CUDA_OUT) -tools $(CUDA_ROOT)/bin -out $(CUDA_OUT)
 
 # The binary with the CUDA backend. gorgonia.org/cu compiles with CUDA 12 headers

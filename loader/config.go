@@ -81,6 +81,23 @@ func window(o object, c *model.Config, r *first) int {
 		if !take(o.bool("use_sliding_window", false))(r) {
 			return 0
 		}
+		if kinds := take(o.strs("layer_types"))(r); kinds != nil { // decides, where there is one
+			sliding := 0
+			for _, k := range kinds {
+				if k == "sliding_attention" {
+					sliding++
+				} else if k != "full_attention" {
+					r.note(fault(ErrUnsupported, "layer_types", -1, "kind of attention", "full_attention or sliding_attention", k))
+				}
+			}
+			switch {
+			case sliding == 0:
+				return 0
+			case sliding < c.Layers:
+				r.note(fault(ErrUnsupported, "layer_types", -1, "layers with and without a sliding window in one model", c.Layers, sliding))
+			}
+			return n
+		}
 		if full := take(o.int("max_window_layers", 28))(r); full < c.Layers && full > 0 {
 			r.note(fault(ErrUnsupported, "max_window_layers", -1, "layers with and without a sliding window in one model", c.Layers, full))
 		} else if full >= c.Layers {

@@ -40,6 +40,9 @@ func TestConfigs(t *testing.T) {
 		"qwen2":       {`"architectures":["Qwen2ForCausalLM"],"sliding_window":131072,"use_sliding_window":false,"max_window_layers":2`, base("qwen2")},
 		"qwen2 full attention below the last layers": {`"architectures":["Qwen2ForCausalLM"],"sliding_window":128,"use_sliding_window":true,"max_window_layers":0`,
 			with(base("qwen2"), func(c *model.Config) { c.Window = 128 })},
+		"qwen2 by kinds of layers": {`"architectures":["Qwen2ForCausalLM"],"sliding_window":128,"use_sliding_window":true,"max_window_layers":0,"layer_types":["full_attention","full_attention"]`, base("qwen2")},
+		"qwen3 by kinds of layers": {`"architectures":["Qwen3ForCausalLM"],"head_dim":16,"sliding_window":128,"use_sliding_window":true,"max_window_layers":2,"layer_types":["sliding_attention","sliding_attention"]`,
+			with(base("qwen3"), func(c *model.Config) { c.Window, c.QKNorm = 128, true })},
 		"qwen3": {`"architectures":["Qwen3ForCausalLM"],"head_dim":32,"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":1024,"attention_factor":1.5,"beta_fast":16}`,
 			with(base("qwen3"), func(c *model.Config) {
 				c.HeadDim, c.QKNorm = 32, true

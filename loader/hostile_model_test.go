@@ -104,6 +104,7 @@ func modelCases() []hostile {
 		hf(47, "rope theta infinite", ErrConfig, cfg(`"vocab_size"`, `"rope_theta":1e400,"vocab_size"`), tinySafe()),
 		hf(47, "unknown architecture", ErrUnsupported, cfg(`LlamaForCausalLM`, `GPT2LMHeadModel`), tinySafe()),
 		hf(47, "remote code", ErrUnsupported, cfg(`["LlamaForCausalLM"]`, `["Evil"],"auto_map":{"AutoModel":"evil.py"}`), tinySafe()),
+		hf(47, "layers with and without a window", ErrUnsupported, cfg(`["LlamaForCausalLM"]`, `["Qwen2ForCausalLM"],"use_sliding_window":true,"sliding_window":8,"layer_types":["sliding_attention","linear_attention"]`), tinySafe()),
 		hf(47, "unknown activation", ErrUnsupported, cfg(`"vocab_size"`, `"hidden_act":"gelu","vocab_size"`), tinySafe()),
 		hf(47, "heads of layers: wrong count", ErrConfig, cfg(`"vocab_size"`, `"sparserun_layer_heads":[2,2],"vocab_size"`), tinySafe()),
 		g(47, "GGUF heads do not divide the width", ErrConfig, tiny.set("llama.attention.head_count", ggufU32, uint32(3))),
