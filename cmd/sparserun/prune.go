@@ -99,6 +99,9 @@ func (c *pruneCmd) pattern() (prune.Pattern, error) {
 }
 
 func (c *pruneCmd) Run(g *globals) error {
+	if g.given["max-loss"] && !(c.MaxLoss > 0) { // 0 would be no gate at all, in training below 0 and NaN, too
+		return usagef("--max-loss: want a share above 0, got %g", c.MaxLoss)
+	}
 	if err := g.idle(c.rules()); err != nil {
 		return err
 	}

@@ -57,6 +57,14 @@ func TestIdleFlags(t *testing.T) {
 		require.Equal(t, exitUsage, code, "%v: %s", c.args, errs)
 		require.Contains(t, errs, c.flag+" does nothing here", "%v", c.args)
 	}
+	// A gate that is none.
+	for _, x := range []string{"0", "-1", "nan"} {
+		for _, with := range [][]string{{"--eval-text", text}, {"--mnist", "x"}} {
+			code, _, errs := do(append([]string{"prune", stories(t), "-o", out, "--sparsity", "0.5", "--max-loss=" + x}, with...)...)
+			require.Equal(t, exitUsage, code, "%s %v", x, with)
+			require.Contains(t, errs, "--max-loss: want", "%s %v", x, with)
+		}
+	}
 	require.NoFileExists(t, out)
 	require.FileExists(t, block)
 	// The same flags where they do something.

@@ -64,6 +64,7 @@ type report struct {
 	Device     cuda.Info `json:"device"`
 	Time       string    `json:"time"`
 	Note       string    `json:"note,omitempty"`
+	Tiny       bool      `json:"tiny,omitempty"`       // small shapes and two small layers: a test of the program
 	Driver     string    `json:"nvidia_smi,omitempty"` // clocks, power, driver as nvidia-smi says
 	Rows       []*row    `json:"rows"`
 	Rivals     []rival   `json:"rivals,omitempty"`
@@ -109,6 +110,7 @@ func run(out string, device int, rivals string, tiny bool) error {
 		r.RivalsNote = fmt.Sprintf("%d timings from PyTorch", len(r.Rivals))
 	}
 	ctx := context.Background()
+	r.Tiny = tiny
 	if err := r.linears(ctx, b, tiny); err != nil {
 		return err
 	}
@@ -284,7 +286,12 @@ func (r *report) markdown() string {
 	for _, x := range r.Rows {
 		fmt.Fprintf(&b, "| %dx%d | %d | %s | %s | %.0f %% | %s | %.0f | %.1f | %s | %s | %s | %.2f |\n", x.Rows, x.Cols, x.Batch, x.Layout, x.Weight, 100*x.Sparsity, us(x.NS), x.GBps, x.TFLOPps, us(x.RowsNS), us(x.DenseNS), us(x.RivalNS), x.Speedup)
 	}
-	b.WriteString("\n## A model of SmolLM2-135M's geometry, random weights\n\n| layout | type | weights MiB | device MiB | prefill tokens/s | decode tokens/s |\n|---|---|---:|---:|---:|---:|\n")
+	geometry := "SmolLM2-135M's geometry"
+	if r.Tiny {
+		geometry = "two small layers"
+	}
+	fmt.Fprintf(&b, "\n## A model of %s, random weights\n", geometry)
+	b.WriteString("\n| layout | type | weights MiB | device MiB | prefill tokens/s | decode tokens/s |\n|---|---|---:|---:|---:|---:|\n")
 	for _, d := range r.Decodes {
 		fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f | %.0f | %.1f |\n", d.Layout, d.DType, float64(d.WeightBytes)/(1<<20), float64(d.DeviceBytes)/(1<<20), d.Prefill, d.Decode)
 	}
