@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sparserun/sparserun/loader"
@@ -122,6 +124,7 @@ func weightBytes(w *model.Weight, o loader.SaveOptions) int64 {
 
 func (p pruneJSON) text(w io.Writer) {
 	fmt.Fprintln(w, p.Report)
+	layerErrors(w, p.Report)
 	if c := p.Calibration; c != nil {
 		fmt.Fprintf(w, "calibrated on %d windows of %d tokens; the method's own memory %s\n", c.Windows, c.Window, size(p.PeakBytes))
 	}
@@ -137,6 +140,39 @@ func (p pruneJSON) text(w io.Writer) {
 	fmt.Fprintf(w, "embedding and head: %s; all weights: %s, %.3f bits a weight: %s smaller than fp16 (%s), %s than fp32, %s than the file read (%s)\n",
 		size(s.Embedding), size(s.Stored), s.Bits, times(s.F16, s.Stored), size(s.F16), times(s.F32, s.Stored), times(s.Source, s.Stored), size(s.Source))
 	fmt.Fprintf(w, "file %s: %s\n", p.Output, size(p.FileSize))
+}
+
+// layerErrors prints the relative error of every matrix, a line for a layer of the model.
+func layerErrors(w io.Writer, r *prune.Report) {
+	if !slices.ContainsFunc(r.Layers, func(l prune.LayerReport) bool { return l.Error != 0 }) {
+		return // of structured pruning, which reports none
+	}
+	of := "|W-W'| / |W|"
+	if r.Calibration != nil {
+		of = "|(W-W')X| / |WX|, X the calibration inputs"
+	}
+	fmt.Fprintf(w, "errors, %s:", of)
+	last := ""
+	for _, l := range r.Layers {
+		name := strings.TrimSuffix(l.Name, ".weight")
+		block, short := "", name
+		if rest, ok := strings.CutPrefix(name, "model.layers."); ok {
+			if n, part, ok := strings.Cut(rest, "."); ok {
+				block, short = n, strings.TrimSuffix(part[strings.LastIndexByte(part, '.')+1:], "_proj")
+			}
+		}
+		switch {
+		case block == "":
+			fmt.Fprintf(w, "\n  %s", short)
+		case block != last:
+			fmt.Fprintf(w, "\n  layer %s: %s", block, short)
+		default:
+			fmt.Fprintf(w, ", %s", short)
+		}
+		fmt.Fprintf(w, " %.4f", l.Error)
+		last = block
+	}
+	fmt.Fprintln(w)
 }
 
 // provenance is the metadata of a pruned file.

@@ -39,6 +39,20 @@ func TestStructured(t *testing.T) {
 	require.Contains(t, errs, "taste")
 }
 
+// TestLayerErrors: every matrix's error is printed, a line for a layer.
+func TestLayerErrors(t *testing.T) {
+	text, out := storyText(t), filepath.Join(t.TempDir(), "o.safetensors")
+	code, stdout, errs := do(pruneArgs(t, text, out, "-m", "wanda", "--pattern", "2:4")...)
+	require.Zero(t, code, errs)
+	for b := range 5 {
+		require.Regexp(t, fmt.Sprintf(`(?m)^  layer %d: q 0\.\d+, k 0\.\d+, v 0\.\d+, o 0\.\d+, gate 0\.\d+, up 0\.\d+, down 0\.\d+$`, b), stdout)
+	}
+	require.Contains(t, stdout, "X the calibration inputs")
+	code, stdout, errs = do("prune", stories(t), "-o", out, "--sparsity", "0.5", "--include", "model.embed_tokens.weight")
+	require.Zero(t, code, errs)
+	require.Regexp(t, `(?m)^  model.embed_tokens 0\.\d+$`, stdout)
+}
+
 // TestSizes: sizes name their base, count masks, scales and embeddings, and are
 // what the file takes.
 func TestSizes(t *testing.T) {
