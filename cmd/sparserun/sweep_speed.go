@@ -70,11 +70,13 @@ func (s *sweep) speed(x cell, row *sweepRow) (prefill, decode float64, err error
 	defer run.Close()
 	row.SpeedType, row.SpeedBytes = e.DType, run.Counters().Memory.Weights.Total()
 	ids := gr.Tokenizer.Encode(s.text, tokenizer.EncodeOptions{BOS: tokenizer.Never, EOS: tokenizer.Never})
-	if _, err := run.GenerateTokens(s.g.ctx, ids[:min(16, len(ids))], runtime.GenerateOptions{MaxTokens: 4, IgnoreEOS: true}); err != nil { // warm
+	// Where the context is short, half of it: the rest is for decoding.
+	prompt := min(512, len(ids), max(gr.Config.Context-40, gr.Config.Context/2))
+	if _, err := run.GenerateTokens(s.g.ctx, ids[:min(16, prompt)], runtime.GenerateOptions{MaxTokens: 4, IgnoreEOS: true}); err != nil { // warm
 		return 0, 0, err
 	}
 	run.ResetCounters()
-	if _, err := run.GenerateTokens(s.g.ctx, ids[:min(512, len(ids), gr.Config.Context-40)], runtime.GenerateOptions{MaxTokens: 33, IgnoreEOS: true}); err != nil {
+	if _, err := run.GenerateTokens(s.g.ctx, ids[:prompt], runtime.GenerateOptions{MaxTokens: 33, IgnoreEOS: true}); err != nil {
 		return 0, 0, err
 	}
 	cnt := run.Counters()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sparserun/sparserun/testenv"
 )
 
 // storyText is a text file that stories260K knows how to read.
@@ -101,6 +104,22 @@ func TestSweepGoesOn(t *testing.T) {
 	require.NotContains(t, errs, "was done with another")
 	_, errs = run("--dtype", "int4")
 	require.Contains(t, errs, "wanda@2:4: was done with another")
+}
+
+// TestSweepShortContext: speeds of a model whose context is shorter than what is usually timed.
+func TestSweepShortContext(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"config.json", "model.safetensors", "tok512.bin"} {
+		b, err := os.ReadFile(testenv.Data(t, "stories260K/"+name))
+		require.NoError(t, err)
+		b = bytes.ReplaceAll(b, []byte(`"max_position_embeddings": 512`), []byte(`"max_position_embeddings": 24`))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
+	}
+	m := doJSON(t, "sweep", dir, "--text", storyText(t), "--window", "16", "--windows", "2", "--cells", "magnitude@2:4", "--speed", "--speed-rounds", "1")
+	for _, r := range m["rows"].([]any) {
+		require.Positive(t, r.(map[string]any)["decode_tokens_per_s"])
+		require.Positive(t, r.(map[string]any)["prefill_tokens_per_s"])
+	}
 }
 
 // TestSweepOfNothing: a journal without a cell makes an empty table, not a picture.
