@@ -18,9 +18,11 @@ type Energy struct {
 }
 
 // OpenEnergy finds the meters and starts counting.
-func OpenEnergy() *Energy {
+func OpenEnergy() *Energy { return openEnergy("/sys/class/powercap") }
+
+func openEnergy(root string) *Energy {
 	e := &Energy{}
-	zones, _ := filepath.Glob("/sys/class/powercap/intel-rapl:*")
+	zones, _ := filepath.Glob(filepath.Join(root, "intel-rapl:*"))
 	for _, z := range zones {
 		if strings.Count(filepath.Base(z), ":") != 1 { // packages only, not their parts
 			continue
