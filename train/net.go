@@ -244,6 +244,15 @@ func (n *Net) Forward(b *Batch, training bool) ([]float32, error) {
 // Width is the number of columns of the output.
 func (n *Net) Width() int { return n.graph.Values[n.out].Width }
 
+// Footprint is how many numbers all values of a sample are together: a pass holds as many for every row.
+func (n *Net) Footprint() int {
+	sum := 0
+	for _, v := range n.graph.Values {
+		sum += v.Width
+	}
+	return sum
+}
+
 // Gradients computes the loss of a batch and the gradients of all parameters, masked ones
 // included, which it leaves in Param.Grad. Weights that Tie made one have one gradient, the sum.
 func (n *Net) Gradients(b *Batch, loss Loss) (LossValue, error) { return n.gradients(b, loss, true) }

@@ -19,7 +19,7 @@ import (
 // codebookFlags are Deep Compression's.
 type codebookFlags struct {
 	Codebook int     `default:"0" help:"ONNX: weights share 2^BITS values a matrix; codebook, gaps between weights and Huffman codes go to the file (Deep Compression)." placeholder:"BITS"`
-	Share    float64 `default:"1" help:"--codebook: epochs in which the shared values are fine-tuned (with --mnist or --cifar)."`
+	Share    float64 `default:"1" help:"--codebook: epochs in which the shared values are fine-tuned (with --mnist, --cifar or --data)."`
 }
 
 // codedJSON is what prune prints of --codebook.
@@ -77,7 +77,7 @@ func (c *pruneCmd) compress(g *globals) error {
 			return err
 		}
 		if split == nil {
-			g.logf("figures are of the last quarter of the images, which nothing is trained on")
+			g.logf("figures are of the last quarter of the samples, which nothing is trained on")
 		}
 	}
 	if err := c.pruneFirst(g, gr, data, pool, &out); err != nil {
@@ -169,7 +169,11 @@ func (c *pruneCmd) shareValues(g *globals, gr *model.Graph, d labelled, pool *li
 	}
 	if c.Share > 0 {
 		o := train.Options{Steps: int(math.Ceil(c.Share * float64((d.train.Len()+c.Batch-1)/max(1, c.Batch)))), Batch: c.Batch, Rate: c.Rate / 5, Optimiser: train.Adam{}, Schedule: train.Cosine(0.01), Seed: c.Seed}
-		if _, err := fit(g, n, augmented(d.train, gr, c.Augment, c.Seed), o, "sharing"); err != nil {
+		data, err := augmented(d.train, gr, c.Augment, c.Seed)
+		if err != nil {
+			return err
+		}
+		if _, err := fit(g, n, data, o, "sharing"); err != nil {
 			return err
 		}
 	}
@@ -227,7 +231,7 @@ func codebookTable(w io.Writer, stats map[string]codebook.Stats) {
 func (o *codedJSON) text(w io.Writer) {
 	codebookTable(w, o.Codebook)
 	if o.Test != nil {
-		fmt.Fprintf(w, "%s: %.4f before, %.4f of the file (%d images)\n", o.Test.Metric, o.Test.Dense, o.Test.Value, o.Test.N)
+		fmt.Fprintf(w, "%s: %.4f before, %.4f of the file (%d samples)\n", o.Test.Metric, o.Test.Dense, o.Test.Value, o.Test.N)
 	}
 	fmt.Fprintf(w, "%s in float32, %s in the file with everything: %.1f times smaller; %s\n", size(o.Before.Bytes), size(o.FileSize), o.Ratio, o.Output)
 }

@@ -41,9 +41,9 @@ func (c *pruneCmd) rules() []flagRule {
 		{"pixel-scale mean std", images, "--mnist or --cifar"},
 		{"augment", images, "--mnist or --cifar"},
 		{"text-window", c.Text != "", "--text"},
-		{"finetune rate batch distill patience", labels, "--mnist DIR, --cifar FILE or --text FILE"},
-		{"schedule rounds splice", labels && weights, "--mnist, --cifar or --text, with --sparsity or --pattern"},
-		{"share", coded && labels, "--codebook with --mnist or --cifar"},
+		{"finetune rate batch distill patience", labels, "--mnist DIR, --cifar FILE, --data FILE or --text FILE"},
+		{"schedule rounds splice", labels && weights, "--mnist, --cifar, --data or --text, with --sparsity or --pattern"},
+		{"share", coded && labels, "--codebook with --mnist, --cifar or --data"},
 	}
 }
 

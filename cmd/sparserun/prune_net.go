@@ -27,7 +27,7 @@ type tuneFlags struct {
 	Patience int     `default:"0" help:"End fine-tuning after so many evaluations without a better one (one an epoch)."`
 }
 
-const tuneMethodHelp = "With --mnist, --cifar or --text also lamp, magnitude-std, snip, taylor, fisher, movement, sensitivity (own rates from a scan)."
+const tuneMethodHelp = "With --mnist, --cifar, --data or --text also lamp, magnitude-std, snip, taylor, fisher, movement, sensitivity (own rates from a scan)."
 
 // tunes reports whether the flags ask for pruning in training.
 func (c *pruneCmd) tunes() bool { return c.labelFlags.given() > 0 }
@@ -56,7 +56,7 @@ func criterion(name string, seed uint64, d train.Data, batch int) (prune.Criteri
 	case "movement":
 		return prune.NewMovement(s), nil
 	}
-	return nil, usagef("--method: with --mnist, --cifar or --text want magnitude, lamp, magnitude-std, random, snip, taylor, fisher, movement or sensitivity, got %q", name)
+	return nil, usagef("--method: with --mnist, --cifar, --data or --text want magnitude, lamp, magnitude-std, random, snip, taylor, fisher, movement or sensitivity, got %q", name)
 }
 
 // tuneJSON is what prune prints of pruning in training; values are of metric.
@@ -88,7 +88,7 @@ func tune(g *globals, gr *model.Graph, t prune.Tuning, o prune.Options) (*prune.
 // tune prunes gr as the flags say and writes it.
 func (c *pruneCmd) tune(g *globals, gr *model.Graph, p prune.Pattern, t sparse.DType, sum string) error {
 	if c.structured() || c.Allocate != "" || c.Permute {
-		return usagef("--heads, --channels, --layers, --allocate and --permute do not go with --mnist, --cifar and --text")
+		return usagef("--heads, --channels, --layers, --allocate and --permute do not go with --mnist, --cifar, --data and --text")
 	}
 	if gr.Tensors() && c.Quant == "" {
 		t = sparse.F32 // what an ONNX file of float32 holds
@@ -166,13 +166,18 @@ func (c *pruneCmd) tune(g *globals, gr *model.Graph, p prune.Pattern, t sparse.D
 	})
 }
 
+// evalBatch is how many samples are evaluated together: 8 sequences of text, 500 images, and fewer of a network
+// whose values would take more than 2 GiB.
+func evalBatch(n *train.Net, d train.Data) int {
+	if d.Metric() == "perplexity" {
+		return 8
+	}
+	return max(1, min(500, 1<<29/max(1, n.Footprint())))
+}
+
 // metricOf is a network's figure on data.
 func metricOf(n *train.Net, d train.Data) (float64, error) {
-	batch := 500
-	if d.Metric() == "perplexity" {
-		batch = 8
-	}
-	v, err := train.Evaluate(n, d, batch)
+	v, err := train.Evaluate(n, d, evalBatch(n, d))
 	if d.Metric() == "perplexity" {
 		return v.Perplexity(), err
 	}
@@ -181,8 +186,11 @@ func metricOf(n *train.Net, d train.Data) (float64, error) {
 
 // tuning is what the flags say of schedule and fine-tuning.
 func (c *pruneCmd) tuning(g *globals, gr *model.Graph, p prune.Pattern, d labelled, pool *linalg.Pool) (prune.Tuning, error) {
-	t := prune.Tuning{Pattern: p, Schedule: prune.Schedule(c.Schedule), Rounds: c.Rounds, Train: augmented(d.train, gr, c.Augment, c.Seed), Gate: c.MaxLoss > 0, MaxLoss: c.MaxLoss}
+	t := prune.Tuning{Pattern: p, Schedule: prune.Schedule(c.Schedule), Rounds: c.Rounds, Gate: c.MaxLoss > 0, MaxLoss: c.MaxLoss}
 	var err error
+	if t.Train, err = augmented(d.train, gr, c.Augment, c.Seed); err != nil {
+		return t, err
+	}
 	if t.Criterion, err = criterion(c.Method, c.Seed, d.train, c.Batch); err != nil {
 		return t, err
 	}
@@ -192,8 +200,11 @@ func (c *pruneCmd) tuning(g *globals, gr *model.Graph, p prune.Pattern, d labell
 	perEpoch := (d.train.Len() + c.Batch - 1) / c.Batch
 	t.Fit = train.Options{Steps: int(c.Finetune * float64(perEpoch)), Batch: c.Batch, Rate: c.Rate, Optimiser: train.Adam{}, Schedule: train.Cosine(0.01), Seed: c.Seed,
 		Eval: d.held, EvalEvery: perEpoch, EvalBatch: 500, KeepBest: d.held != nil, Patience: c.Patience}
-	if d.train.Metric() == "perplexity" {
+	switch {
+	case c.Text != "":
 		t.Fit.EvalBatch, t.Fit.Clip = 8, 1
+	case c.Data != "":
+		t.Fit.EvalBatch = c.Batch
 	}
 	if t.Gate && t.Rounds == 0 && t.Schedule != prune.OneShot && t.Schedule != prune.Rounds {
 		t.Rounds = 10 // so that there is something to go back to

@@ -105,7 +105,7 @@ func (c *pruneCmd) pruneGraph(g *globals) error {
 			return err
 		}
 	} else if c.Finetune != 0 {
-		return usagef("--finetune wants --mnist DIR or --cifar FILE")
+		return usagef("--finetune wants --mnist DIR, --cifar FILE or --data FILE")
 	}
 	use := startUsage()
 	small, rep, err := c.cutGraph(g, gr, data)
@@ -140,11 +140,14 @@ func latencies(ctx context.Context, dense, pruned string, threads int) ([]experi
 	if err != nil {
 		return nil, err
 	}
-	batches := []int{1, 16}
-	if s := gr.Values[gr.Inputs[0]].Shape; len(s) == 0 || s[0] > 0 {
+	batches, in := []int{1, 16}, gr.Values[gr.Inputs[0]]
+	if len(in.Shape) == 0 || in.Shape[0] > 0 {
 		batches = batches[:1]
 	}
 	gr.Close()
+	if in.Elem == model.ElemI64 || in.Elem == model.ElemI32 {
+		return experiment.TokenLatencies(ctx, dense, pruned, batches, threads)
+	}
 	return experiment.Latencies(ctx, dense, pruned, batches, threads)
 }
 
@@ -157,7 +160,7 @@ func (c *pruneCmd) cutGraph(g *globals, gr *model.Graph, d labelled) (*model.Gra
 	var grads map[string][]float32
 	if score == depgraph.Taylor {
 		if d.train == nil {
-			return nil, depgraph.Report{}, usagef("--score taylor wants --mnist DIR or --cifar FILE")
+			return nil, depgraph.Report{}, usagef("--score taylor wants --mnist DIR, --cifar FILE or --data FILE")
 		}
 		n, err := train.New(gr, linalg.NewPool(g.threads()))
 		if err != nil {
@@ -165,7 +168,7 @@ func (c *pruneCmd) cutGraph(g *globals, gr *model.Graph, d labelled) (*model.Gra
 		}
 		items, ok := d.train.(*train.Items)
 		if !ok {
-			return nil, depgraph.Report{}, usagef("--score taylor wants images")
+			return nil, depgraph.Report{}, usagef("--score taylor wants samples with classes")
 		}
 		if grads, err = experiment.Gradients(n, items.Slice(0, min(items.Len(), 1000))); err != nil {
 			return nil, depgraph.Report{}, err
@@ -232,7 +235,7 @@ func (c *pruneCmd) tuneGraph(g *globals, gr, small *model.Graph, d labelled, out
 	on := d.test
 	out.Split = "test images"
 	if on == nil {
-		on, out.Split = d.held, "the last quarter of the images, which nothing was trained on"
+		on, out.Split = d.held, "the last quarter of the samples, which nothing was trained on"
 	}
 	out.Metric = on.Metric()
 	if out.Dense, err = metricOf(dense, on); err != nil {
@@ -252,7 +255,11 @@ func (c *pruneCmd) tuneGraph(g *globals, gr, small *model.Graph, d labelled, out
 	if c.Distill {
 		o.Teacher, o.Loss = dense, train.Distill{Temperature: 4, Weight: 0.7}
 	}
-	rep, err := fit(g, n, augmented(d.train, gr, c.Augment, c.Seed), o, "fine-tuning")
+	data, err := augmented(d.train, gr, c.Augment, c.Seed)
+	if err != nil {
+		return err
+	}
+	rep, err := fit(g, n, data, o, "fine-tuning")
 	if err != nil {
 		return err
 	}
@@ -265,13 +272,16 @@ func (c *pruneCmd) tuneGraph(g *globals, gr, small *model.Graph, d labelled, out
 }
 
 // augmented shifts and mirrors images of a network that takes channels, height and width.
-func augmented(d train.Data, gr *model.Graph, yes bool, seed uint64) train.Data {
+func augmented(d train.Data, gr *model.Graph, yes bool, seed uint64) (train.Data, error) {
 	s := gr.Values[gr.Inputs[0]].Shape
 	items, ok := d.(*train.Items)
-	if !yes || !ok || len(s) != 4 {
-		return d
+	switch {
+	case !yes:
+		return d, nil
+	case !ok || len(s) != 4:
+		return nil, usagef("--augment wants a network of images [N, C, H, W], this one's input is %v", s)
 	}
-	return &train.Augmented{Items: items, C: s[1], H: s[2], W: s[3], Shift: 4, Mirror: true, Seed: seed}
+	return &train.Augmented{Items: items, C: s[1], H: s[2], W: s[3], Shift: 4, Mirror: true, Seed: seed}, nil
 }
 
 func (o *structuredJSON) text(w io.Writer) {

@@ -13,12 +13,13 @@ import (
 )
 
 type trainCmd struct {
-	Model  string `arg:"" optional:"" help:"Network to fine-tune: a language model (--text) or an ONNX classifier (--mnist, --cifar)."`
+	Model  string `arg:"" optional:"" help:"Network to fine-tune: a language model (--text) or an ONNX classifier (--mnist, --cifar, --data)."`
 	Net    string `enum:"lenet-300-100,lenet-5,resnet20," default:"" help:"Train this network from nothing instead: lenet-300-100, lenet-5, resnet20."`
 	Output string `short:"o" required:"" help:"File to write: .safetensors or a folder for a language model, .onnx for a classifier."`
 
 	Mnist string `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which choose the best epoch; reports on the test images." placeholder:"DIR"`
 	Cifar string `help:"File of CIFAR-10 records: trains on the first three quarters and reports on the rest." placeholder:"FILE"`
+	Data  string `help:"File of samples with classes, e.g. token ids: .npz (x, y) or JSON lines {x, y}. Trains on the first three quarters and reports on the rest." placeholder:"FILE"`
 	pixelFlags
 	Augment bool   `help:"Images are shifted by up to four pixels and mirrored (photographs, not digits)."`
 	Text    string `help:"Training text of a language model." placeholder:"FILE"`
@@ -27,7 +28,7 @@ type trainCmd struct {
 	Window    int     `default:"256" help:"Tokens of a training sequence."`
 	Epochs    int     `default:"1" help:"Passes over the data."`
 	Steps     int     `default:"0" help:"End after so many steps instead."`
-	Batch     int     `default:"0" help:"Sequences or images of a step (default: 8 sequences, 128 images)."`
+	Batch     int     `default:"0" help:"Sequences or images of a step (default: 8 sequences of text, 128 images, 32 samples of --data)."`
 	Rate      float64 `default:"1e-3" help:"Learning rate; cosine to a twentieth after a tenth of warm-up."`
 	Optimiser string  `enum:"adam,sgd" default:"adam" help:"adam (AdamW) or sgd (Nesterov's momentum 0.9)."`
 	Decay     float64 `default:"0.01" help:"Weight decay."`
@@ -46,6 +47,7 @@ Examples:
   sparserun train --net lenet-300-100 --mnist mnist/ -o lenet.onnx --epochs 15
   sparserun train --net resnet20 --cifar cifar.bin.gz --augment -o resnet20.onnx --epochs 60 --optimiser sgd --rate 0.05
   sparserun train pruned.onnx --mnist mnist/ -o tuned.onnx --epochs 5 --rate 3e-4
+  sparserun train bert.onnx --data reviews.jsonl -o tuned.onnx --epochs 3 --rate 2e-5
   sparserun prune model/ -o p.safetensors --pattern 2:4
   sparserun train p.safetensors -o tuned.safetensors --text train.txt --eval valid.txt --steps 90 --rate 4e-3`
 }
@@ -59,25 +61,40 @@ type trainJSON struct {
 }
 
 func (c *trainCmd) Run(g *globals) error {
-	images := c.Mnist != "" || c.Cifar != ""
+	images, text := c.Mnist != "" || c.Cifar != "", c.Text != ""
 	switch {
 	case (c.Model == "") == (c.Net == ""):
 		return usagef("want a model to fine-tune, or --net")
-	case images == (c.Text != "") || c.Mnist != "" && c.Cifar != "":
-		return usagef("want one of --mnist DIR, --cifar FILE and --text FILE")
-	case c.Net != "" && !images:
-		return usagef("--net wants --mnist DIR or --cifar FILE")
+	case (&labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, Data: c.Data, Text: c.Text}).given() != 1:
+		return usagef("want one of --mnist DIR, --cifar FILE, --data FILE and --text FILE")
+	case c.Net != "" && text:
+		return usagef("--net wants --mnist DIR, --cifar FILE or --data FILE")
+	}
+	if err := g.idle([]flagRule{
+		{"window eval dtype", text, "--text"},
+		{"pixel-scale mean std augment", images, "--mnist or --cifar"},
+		{"keep-zeros", c.Net == "", "a model to fine-tune"},
+		{"epochs", c.Steps == 0, "no --steps"},
+	}); err != nil {
+		return err
+	}
+	if c.Epochs < 1 || c.Steps < 0 || c.Batch < 0 || c.Window < 2 || !(c.Rate > 0) || !(c.Decay >= 0) || !(c.Clip >= 0) {
+		return usagef("--epochs, --steps, --batch, --window, --rate, --decay, --clip: want at least 1, 0, 0, 2, and above 0, at least 0, 0, got %d, %d, %d, %d, %g, %g, %g",
+			c.Epochs, c.Steps, c.Batch, c.Window, c.Rate, c.Decay, c.Clip)
+	}
+	if err := savable(c.Output, !text); err != nil {
+		return err
 	}
 	if c.Batch == 0 {
-		c.Batch = 8
+		c.Batch = map[bool]int{true: 8, false: 32}[text]
 		if images {
 			c.Batch = 128
 		}
 	}
-	if images {
-		return c.classifier(g)
+	if text {
+		return c.language(g)
 	}
-	return c.language(g)
+	return c.classifier(g)
 }
 
 // language fine-tunes a small language model.
@@ -124,7 +141,7 @@ func (c *trainCmd) language(g *globals) error {
 	return c.finish(g, gr, t, &out, c.Eval != "")
 }
 
-// classifier trains or fine-tunes a network of images.
+// classifier trains or fine-tunes a network that gives every sample a class.
 func (c *trainCmd) classifier(g *globals) error {
 	gr, err := c.graph()
 	if err != nil {
@@ -132,9 +149,9 @@ func (c *trainCmd) classifier(g *globals) error {
 	}
 	defer gr.Close()
 	if !gr.Tensors() {
-		return fmt.Errorf("%s: --mnist and --cifar want an ONNX network", c.Model)
+		return fmt.Errorf("%s: --mnist, --cifar and --data want an ONNX network", c.Model)
 	}
-	l := labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, pixelFlags: c.pixelFlags}
+	l := labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, Data: c.Data, pixelFlags: c.pixelFlags}
 	data, err := l.open(gr, "")
 	if err != nil {
 		return err
@@ -143,8 +160,12 @@ func (c *trainCmd) classifier(g *globals) error {
 	if err != nil {
 		return err
 	}
+	samples, err := augmented(data.train, gr, c.Augment, c.Seed)
+	if err != nil {
+		return err
+	}
 	o := c.options(data.train.Len())
-	o.Eval, o.EvalBatch = data.held, 500
+	o.Eval, o.EvalBatch = data.held, evalBatch(net, data.held)
 	o.KeepBest = data.test != nil // else the held-back images are what is reported
 	out := trainJSON{Output: c.Output}
 	if c.Net == "" {
@@ -159,7 +180,7 @@ func (c *trainCmd) classifier(g *globals) error {
 			return err
 		}
 	}
-	if out.Report, err = fit(g, net, augmented(data.train, gr, c.Augment, c.Seed), o, "training"); err != nil {
+	if out.Report, err = fit(g, net, samples, o, "training"); err != nil {
 		return err
 	}
 	if out.Test != nil {

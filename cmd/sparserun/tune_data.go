@@ -17,6 +17,7 @@ const heldBack = 5000
 type labelFlags struct {
 	Mnist string `help:"Folder with MNIST's four files: trains on the training images but the last 5,000, which decide, and reports on the test images." placeholder:"DIR"`
 	Cifar string `help:"File of CIFAR-10 records: trains on the first three quarters, the rest decides." placeholder:"FILE"`
+	Data  string `help:"File of samples with classes, e.g. token ids: .npz (x, y) or JSON lines {x, y}. Trains on the first three quarters, the rest decides." placeholder:"FILE"`
 	Text  string `help:"Training text of a small language model; --eval-text decides." placeholder:"FILE"`
 	pixelFlags
 	TextWindow int `default:"256" help:"Tokens of a training sequence of --text."`
@@ -24,7 +25,7 @@ type labelFlags struct {
 
 func (c *labelFlags) given() int {
 	n := 0
-	for _, s := range []string{c.Mnist, c.Cifar, c.Text} {
+	for _, s := range []string{c.Mnist, c.Cifar, c.Data, c.Text} {
 		if s != "" {
 			n++
 		}
@@ -38,7 +39,7 @@ type labelled struct{ train, held, test train.Data }
 // open reads the data; evalText may be empty.
 func (c *labelFlags) open(gr *model.Graph, evalText string) (labelled, error) {
 	if c.given() != 1 {
-		return labelled{}, usagef("want one of --mnist DIR, --cifar FILE and --text FILE")
+		return labelled{}, usagef("want one of --mnist DIR, --cifar FILE, --data FILE and --text FILE")
 	}
 	prepare := c.prepare()
 	switch {
@@ -70,11 +71,23 @@ func (c *labelFlags) open(gr *model.Graph, evalText string) (labelled, error) {
 		if err != nil {
 			return labelled{}, err
 		}
-		n := all.Len() * 3 / 4
-		if n == 0 {
-			return labelled{}, fmt.Errorf("%s: want at least two images, got %d", c.Cifar, all.Len())
+		return quarters(c.Cifar, all)
+	case c.Data != "":
+		all, err := dataset.Samples(c.Data)
+		if err != nil {
+			return labelled{}, err
 		}
-		return labelled{all.Slice(0, n), all.Slice(n, all.Len()), nil}, nil
+		if !gr.Tensors() || len(gr.Inputs) != 1 {
+			return labelled{}, fmt.Errorf("%s: --data wants an ONNX network of one input", gr.Source.Path)
+		}
+		width, shape := 1, gr.Values[gr.Inputs[0]].Shape
+		for _, d := range shape[min(1, len(shape)):] {
+			width *= d
+		}
+		if all.Width != width {
+			return labelled{}, fmt.Errorf("%s: want samples of %v, as input %q, got %d numbers each", c.Data, shape, gr.Values[gr.Inputs[0]].Name, all.Width)
+		}
+		return quarters(c.Data, all)
 	}
 	if gr.Config == nil || gr.Tokenizer == nil {
 		return labelled{}, fmt.Errorf("%s: --text wants a language model with its tokenizer", gr.Source.Path)
@@ -90,6 +103,15 @@ func (c *labelFlags) open(gr *model.Graph, evalText string) (labelled, error) {
 		}
 	}
 	return d, nil
+}
+
+// quarters are three to train on, and the last.
+func quarters(path string, all *train.Items) (labelled, error) {
+	n := all.Len() * 3 / 4
+	if n == 0 {
+		return labelled{}, fmt.Errorf("%s: want at least two samples, got %d", path, all.Len())
+	}
+	return labelled{all.Slice(0, n), all.Slice(n, all.Len()), nil}, nil
 }
 
 // trainingText cuts a file into sequences; blank lines separate documents.
