@@ -22,7 +22,6 @@ type LayerReport struct {
 	Layout  sparse.Layout `json:"layout"`
 	DType   sparse.DType  `json:"dtype"`
 	Damping float64       `json:"damping,omitempty"` // of the Gram matrix, where one was factorised
-	Note    string        `json:"note,omitempty"`
 }
 
 // Size is the memory of a graph's weights.
