@@ -18,7 +18,7 @@ type engine struct {
 	Backend string `enum:"auto,cpu,cuda" default:"auto" help:"auto, cpu or cuda; auto takes a GPU where there is one."`
 	DType   string `name:"dtype" enum:"f32,f16,bf16,int8,int4" default:"f16" help:"Type that weights run in: f32, f16, bf16, int8, int4."`
 	Sparse  string `default:"auto" help:"auto: what is fastest here; off: dense; or a layout: nm24, bitmask, csr."`
-	Context int    `default:"0" help:"Tokens of KV cache (default: the model's, at most 8192)."`
+	Context int    `default:"0" help:"Tokens of KV cache, rounded up to whole pages of 32 (default: the model's, at most 8192)."`
 	Group   int    `default:"0" help:"Columns per scale of int4 and int8 (default: as stored, else 64 and the whole row)."`
 	fileFlags
 }
