@@ -10,9 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/sparserun/sparserun/dataset"
 	"github.com/sparserun/sparserun/model"
 	"github.com/sparserun/sparserun/runtime"
 )
@@ -275,8 +275,8 @@ func (c *runCmd) netInput(gr *model.Graph) (x []float32, shape []int, source str
 // maxInput bounds an input file.
 const maxInput = 1 << 30
 
-// readNumbers reads float32 numbers: .json (an array, nested or flat), .npy (little-endian
-// float32, C order), anything else as raw little-endian float32.
+// readNumbers reads float32 numbers: .json (an array, nested or flat), .npy (see
+// dataset.NPY), anything else as raw little-endian float32.
 func readNumbers(path string) (x []float32, shape []int, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -298,7 +298,7 @@ func readNumbers(path string) (x []float32, shape []int, err error) {
 		}
 		x, shape, err = flatten(v, nil, 0)
 	case ".npy":
-		x, shape, err = parseNPY(b)
+		x, shape, err = dataset.NPY(b)
 	default:
 		if len(b)%4 != 0 {
 			err = fmt.Errorf("want float32 numbers, got %d bytes", len(b))
@@ -345,48 +345,6 @@ func flatten(v any, x []float32, depth int) ([]float32, []int, error) {
 		return x, shape, nil
 	}
 	return nil, nil, fmt.Errorf("json: want arrays of numbers, got %T", v)
-}
-
-// parseNPY reads NumPy's format, versions 1 and 2 (NEP 1), of float32 in C order.
-func parseNPY(b []byte) ([]float32, []int, error) {
-	if len(b) < 12 || string(b[:6]) != "\x93NUMPY" || b[6] < 1 || b[6] > 2 {
-		return nil, nil, fmt.Errorf("npy: want a header of version 1 or 2")
-	}
-	n, at := int(binary.LittleEndian.Uint16(b[8:])), 10
-	if b[6] == 2 {
-		n, at = int(binary.LittleEndian.Uint32(b[8:])), 12
-	}
-	if n > len(b)-at {
-		return nil, nil, fmt.Errorf("npy: want a header of %d bytes, got %d", n, len(b)-at)
-	}
-	head, data := string(b[at:at+n]), b[at+n:]
-	if !strings.Contains(head, "'<f4'") || !strings.Contains(head, "'fortran_order': False") {
-		return nil, nil, fmt.Errorf("npy: want '<f4' in C order, got %.80q", head)
-	}
-	_, rest, ok := strings.Cut(head, "'shape': (")
-	dims, _, ok2 := strings.Cut(rest, ")")
-	if !ok || !ok2 {
-		return nil, nil, fmt.Errorf("npy: want a shape, got %.80q", head)
-	}
-	shape := []int{}
-	for _, d := range strings.Split(dims, ",") {
-		if d = strings.TrimSpace(d); d == "" {
-			continue
-		}
-		var k int
-		if _, err := fmt.Sscanf(d, "%d", &k); err != nil || len(shape) == 16 {
-			return nil, nil, fmt.Errorf("npy: shape %.80q", dims)
-		}
-		shape = append(shape, k)
-	}
-	count, err := model.Elements(model.ElemF32, shape)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(data) != 4*count {
-		return nil, nil, fmt.Errorf("npy: want %d bytes for shape %v, got %d", 4*count, shape, len(data))
-	}
-	return floats(data), shape, nil
 }
 
 // netReport prints outputs and table for people.
