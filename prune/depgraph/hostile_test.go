@@ -24,6 +24,7 @@ func TestHostile(t *testing.T) {
 		{"an axis of -2^62", "LayerNormalization", attr("axis", -1<<62), []int{1, 4}, []int{1, 4}},
 		{"an axis of 2^62", "Concat", attr("axis", 1<<62), []int{1, 4}, []int{1, 4}},
 		{"an axis beyond the last", "Softmax", attr("axis", 3), []int{1, 4}, []int{1, 4}},
+		{"a Split into fewer dimensions", "Split", attr("axis", 1), []int{1, 4}, []int{4}},
 		{"a MatMul of one input", "MatMul", nil, []int{1, 4}, []int{1, 4}},
 		{"a Gather of one input", "Gather", nil, []int{1, 4}, []int{1, 4}},
 		{"products beyond 2^64", "Flatten", nil, []int{1, 1 << 22, 1 << 21, 1 << 22}, []int{1, 2}},

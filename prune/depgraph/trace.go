@@ -422,7 +422,7 @@ func (t *tracer) split(n *model.Node, axis int) {
 	off, in := 0, t.axis(n.In[0], axis)
 	for _, v := range n.Outs {
 		s := t.shape(v)
-		if v == model.NoValue || s == nil || in == nil || s[axis] < 0 {
+		if v == model.NoValue || in == nil || axis >= len(s) || s[axis] < 0 {
 			t.opaque(n, "shapes that are not known before it runs")
 			return
 		}
