@@ -96,6 +96,15 @@ func loadFailure(err error) *failure {
 	return f
 }
 
+// unloadFailure is explain for the repository: what is not loaded is no server that will
+// be ready soon, but a state in which there is nothing to unload.
+func unloadFailure(err error) *failure {
+	if errors.Is(err, registry.ErrNotReady) {
+		return &failure{http: http.StatusConflict, grpc: codes.FailedPrecondition, message: err.Error()}
+	}
+	return explain(err)
+}
+
 // note logs a failure of ours.
 func (s *server) note(ctx context.Context, f *failure) {
 	if f.internal != nil {

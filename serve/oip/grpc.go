@@ -144,7 +144,9 @@ func (g *grpcServer) RepositoryModelUnload(ctx context.Context, r *inference.Rep
 		}
 	}
 	if err == nil {
-		err = g.reg.Unload(ctx, r.GetModelName())
+		if err = g.reg.Unload(ctx, r.GetModelName()); err != nil {
+			err = unloadFailure(err)
+		}
 	}
 	if err != nil {
 		return nil, g.status(ctx, err)

@@ -114,6 +114,18 @@ func TestGRPC(t *testing.T) {
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 }
 
+// TestGRPCRepository: a server that may take models out of service does so once.
+func TestGRPCRepository(t *testing.T) {
+	c := inference.NewGRPCInferenceServiceClient(dial(t, newRegistry(t), Options{Control: true}))
+	unload := &inference.RepositoryModelUnloadRequest{ModelName: "affine"}
+	_, err := c.RepositoryModelUnload(t.Context(), unload)
+	require.NoError(t, err)
+	_, err = c.RepositoryModelUnload(t.Context(), unload)
+	require.Equal(t, codes.FailedPrecondition, status.Code(err), err)
+	_, err = c.RepositoryModelLoad(t.Context(), &inference.RepositoryModelLoadRequest{ModelName: "affine"})
+	require.NoError(t, err)
+}
+
 // TestGRPCDatatypes: every type raw, and every type that has contents in these.
 func TestGRPCDatatypes(t *testing.T) {
 	c := inference.NewGRPCInferenceServiceClient(dial(t, newRegistry(t), Options{}))

@@ -255,6 +255,12 @@ func TestRepository(t *testing.T) {
 	w = call(admin, "GET", "/v2/models/affine", "")
 	require.Equal(t, 503, w.Code)
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	for _, name := range []string{"affine", "gone"} { // unloaded already, never loaded
+		w = call(admin, "POST", "/v2/repository/models/"+name+"/unload", "")
+		require.Equal(t, 409, w.Code, w.Body)
+		require.Contains(t, w.Body.String(), "model is not loaded")
+		require.Empty(t, w.Header().Get("Retry-After"), "a later try is no better")
+	}
 	require.Equal(t, 200, call(admin, "POST", "/v2/repository/models/affine/load", "").Code)
 	require.Equal(t, 200, call(public, "GET", "/v2/models/affine", "").Code)
 	require.Equal(t, 404, call(admin, "POST", "/v2/repository/models/never/load", "").Code)

@@ -113,7 +113,7 @@ func (s *server) unload(w http.ResponseWriter, r *http.Request, name string) err
 		return err
 	}
 	if err := s.reg.Unload(r.Context(), name); err != nil {
-		return err
+		return unloadFailure(err)
 	}
 	return s.reply(w, http.StatusOK, struct{}{})
 }
