@@ -10,13 +10,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/sparserun/sparserun/loader"
 	"github.com/sparserun/sparserun/runtime"
@@ -33,23 +31,6 @@ var (
 	ErrLoad     = errors.New("model does not work") // a panic while loading, or nonsense from the warm-up
 	ErrName     = errors.New("not a model's name")
 )
-
-const maxName = 200 // bytes
-
-// CheckName reports why a model may not be called so, by an error that wraps ErrName: a
-// name stands in paths (slashes are allowed, parts that a path loses are not), in labels
-// of metrics, where one that is no UTF-8 would cost the whole scrape, and in logs.
-func CheckName(name string) error {
-	switch parts := strings.Split(name, "/"); {
-	case len(name) > maxName:
-		return fmt.Errorf("registry: name: want at most %d bytes, got %d: %w", maxName, len(name), ErrName)
-	case !utf8.ValidString(name), strings.ContainsFunc(name, unicode.IsControl):
-		return fmt.Errorf("registry: name: want UTF-8 without control characters, got %q: %w", name, ErrName)
-	case slices.Contains(parts, ""), slices.Contains(parts, "."), slices.Contains(parts, ".."):
-		return fmt.Errorf("registry: name: want no empty part, . or .. between slashes, got %q: %w", name, ErrName)
-	}
-	return nil
-}
 
 // Spec says what to load and how.
 type Spec struct {
@@ -103,31 +84,6 @@ type Registry struct {
 	retiring sync.WaitGroup
 }
 
-// entry is a name.
-type entry struct {
-	spec    Spec
-	lock    chan struct{} // holds a token while somebody loads or unloads
-	model   *Model        // that serves; nil: none
-	loading bool
-	version int
-	reason  string
-}
-
-// begin waits for whoever loads or unloads the name.
-func (e *entry) begin(ctx context.Context) error {
-	select {
-	case e.lock <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case e.lock <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // New makes an empty registry. The first load calls backend; all models share what it
 // returns, and Close closes it.
 func New(backend func() (runtime.Backend, error), o Options) *Registry {
@@ -146,38 +102,24 @@ func New(backend func() (runtime.Backend, error), o Options) *Registry {
 func (r *Registry) Add(s Spec) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.entry(s.Name); e.model == nil {
+	e := r.entry(s.Name)
+	e.added = true
+	if e.model == nil {
 		e.spec = s
 	}
 }
 
-// entry finds or makes a name; the lock is held.
-func (r *Registry) entry(name string) *entry {
-	e := r.entries[name]
-	if e == nil {
-		e = &entry{lock: make(chan struct{}, 1), reason: "not loaded yet", spec: Spec{Name: name}}
-		r.entries[name] = e
-		r.order = append(r.order, name)
-	}
-	return e
-}
-
 // Load loads a model beside one of the same name, swaps them in one moment and has
 // the old one closed once nobody uses it. A failure leaves the old one serving, and
-// its Spec in place. Errors wrap ErrName, ErrMemory (nothing was allocated), ErrLoad, or are
+// its Spec in place; a name that neither loaded before nor was added is not kept then.
+// Errors wrap ErrName, ErrMemory (nothing was allocated), ErrLoad, or are
 // those of packages loader and runtime.
 func (r *Registry) Load(ctx context.Context, s Spec) error {
 	if err := CheckName(s.Name); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return fmt.Errorf("registry: %w", ErrClosed)
-	}
-	e := r.entry(s.Name)
-	r.mu.Unlock()
-	if err := e.begin(ctx); err != nil {
+	e, err := r.begin(ctx, s.Name)
+	if err != nil {
 		return err
 	}
 	defer func() { <-e.lock }()
@@ -198,6 +140,7 @@ func (r *Registry) Load(ctx context.Context, s Spec) error {
 	}
 	if err != nil {
 		e.reason = err.Error()
+		r.forget(s.Name, e)
 		r.mu.Unlock()
 		if m != nil {
 			m.close()
@@ -247,8 +190,12 @@ func (r *Registry) Unload(ctx context.Context, name string) error {
 	r.mu.Lock()
 	m := e.model
 	if m == nil {
+		err := ErrNotReady
+		if r.entries[name] == nil { // its first load failed meanwhile
+			err = ErrNotFound
+		}
 		r.mu.Unlock()
-		return fmt.Errorf("registry: %.80q: %w", name, ErrNotReady)
+		return fmt.Errorf("registry: %.80q: %w", name, err)
 	}
 	e.model, e.reason = nil, "unloaded"
 	r.mu.Unlock()
@@ -382,7 +329,7 @@ func (r *Registry) Close() error {
 			e.model, e.reason = nil, "shut down"
 		}
 	}
-	entries := r.entries
+	entries := slices.Collect(maps.Values(r.entries)) // a load that fails takes its name out
 	r.mu.Unlock()
 	var errs []error
 	for _, m := range all {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -196,9 +197,54 @@ func TestFailedLoadLeavesTheOld(t *testing.T) {
 	after, _ := r.Memory()
 	require.Equal(t, memory, after)
 	require.ErrorIs(t, r.Load(ctx, Spec{Name: "other", Path: dir + "/none"}), os.ErrNotExist)
-	require.Equal(t, Unavailable, r.Index()[1].State)
+	require.Len(t, r.Index(), 1, "a name that never loaded is forgotten")
 	require.NoError(t, r.Reload(ctx, "lm"))
 	require.Equal(t, "2", r.Index()[0].Version)
+}
+
+// TestForget: a name whose first load fails is as one never heard of, also for those who
+// loaded it at the same time; one that was added or has loaded before stays.
+func TestForget(t *testing.T) {
+	r := registry(t, Options{})
+	none := filepath.Join(t.TempDir(), "none")
+	require.ErrorIs(t, r.Load(ctx, spec("new", none)), os.ErrNotExist)
+	require.Empty(t, r.Index())
+	_, _, err := r.Acquire("new")
+	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, r.Reload(ctx, "new"), ErrNotFound)
+	require.ErrorIs(t, r.Unload(ctx, "new"), ErrNotFound)
+
+	net := servetest.Affine(t)
+	// Some of one name fail, some do not: whoever succeeds serves.
+	for i := range 20 {
+		name := fmt.Sprint("both", i)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := r.Load(ctx, spec(name, none)); !errors.Is(err, os.ErrNotExist) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if err := r.Load(ctx, Spec{Name: name, Path: net}); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		require.Equal(t, Ready, r.Index()[i].State)
+		require.NoError(t, r.Unload(ctx, name))
+	}
+
+	r.Add(spec("later", none))
+	require.ErrorIs(t, r.Reload(ctx, "later"), os.ErrNotExist)
+	require.ErrorIs(t, r.Load(ctx, spec("both0", none)), os.ErrNotExist)
+	list := r.Index()
+	require.Len(t, list, 21)
+	require.Equal(t, Status{"both0", "1", Unavailable, list[0].Reason}, list[0])
+	require.Contains(t, list[0].Reason, "none")
+	require.Equal(t, Unavailable, list[20].State)
+	require.Contains(t, list[20].Reason, "none")
 }
 
 // TestMemoryLimit: what does not fit is refused before it is allocated.
