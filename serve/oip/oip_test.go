@@ -269,6 +269,18 @@ func TestRepository(t *testing.T) {
 	require.Equal(t, 400, call(admin, "POST", "/v2/repository/models/affine/load", `{"parameters":{"config":"{}"}}`).Code)
 }
 
+// TestVerbsAreNoNames: no model's name can end in what a path has after it.
+func TestVerbsAreNoNames(t *testing.T) {
+	for v := range verbs {
+		if v != "" {
+			require.ErrorIs(t, registry.CheckName("x/"+v), registry.ErrName, v)
+		}
+	}
+	for _, name := range []string{"stats", "x/ready", "x/versions/1"} {
+		require.ErrorIs(t, registry.CheckName(name), registry.ErrName, name)
+	}
+}
+
 func TestStatistics(t *testing.T) {
 	h := NewHTTP(newRegistry(t), Options{})
 	for range 3 {

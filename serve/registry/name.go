@@ -11,6 +11,10 @@ import (
 
 const maxName = 200 // bytes
 
+// verbs follow a name in paths of the Open Inference Protocol; versions has one part more
+// after it.
+var verbs = []string{"ready", "stats", "infer", "generate", "generate_stream", "load", "unload", "versions"}
+
 // CheckName reports why a model may not be called so, by an error that wraps ErrName: a
 // name stands in paths (slashes are allowed; parts that a path loses, or that the Open
 // Inference Protocol has after a name, are not), in labels of metrics, where one that is no UTF-8 would cost the whole scrape, and in logs.
@@ -22,6 +26,9 @@ func CheckName(name string) error {
 		return fmt.Errorf("registry: name: want UTF-8 without control characters, got %q: %w", name, ErrName)
 	case slices.Contains(parts, ""), slices.Contains(parts, "."), slices.Contains(parts, ".."):
 		return fmt.Errorf("registry: name: want no empty part, . or .. between slashes, got %q: %w", name, ErrName)
+	case slices.Contains(verbs, parts[len(parts)-1]), len(parts) > 1 && parts[len(parts)-2] == "versions":
+		return fmt.Errorf("registry: name: want none of %s as the last part, nor versions before it (paths have them after a name), got %q: %w",
+			strings.Join(verbs, ", "), name, ErrName)
 	}
 	return nil
 }

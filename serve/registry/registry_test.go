@@ -126,11 +126,11 @@ func TestLoad(t *testing.T) {
 }
 
 func TestCheckName(t *testing.T) {
-	for _, name := range []string{"a", "org/model-1.5 (int8)", "é", ".hidden", strings.Repeat("n", 200)} {
+	for _, name := range []string{"a", "org/model-1.5 (int8)", "é", ".hidden", "ready/a", "statistics", "a/versions/1/b", strings.Repeat("n", 200)} {
 		require.NoError(t, CheckName(name), name)
 	}
 	r := registry(t, Options{})
-	for _, name := range []string{"", "a\xff", "a\n", "\x00", "/a", "a/", "a//b", ".", "..", "a/../b", strings.Repeat("n", 201)} {
+	for _, name := range []string{"", "a\xff", "a\n", "\x00", "/a", "a/", "a//b", ".", "..", "a/../b", "stats", "x/ready", "a/x/infer", "x/load", "x/versions", "x/versions/1", strings.Repeat("n", 201)} {
 		require.ErrorIs(t, CheckName(name), ErrName, "%q", name)
 		require.ErrorIs(t, r.Load(t.Context(), Spec{Name: name, Path: "x"}), ErrName)
 	}
