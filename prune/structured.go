@@ -118,7 +118,29 @@ func (m Structured) check(g *model.Graph) error {
 	if !ok || m.Heads == 0 && m.Channels == 0 && m.Layers == 0 {
 		return fmt.Errorf("prune: structured %v of %d layers: want fractions of at least 0 and below 1, and something to remove: %w", m, g.Config.Layers, ErrMethod)
 	}
+	// A fraction that no layer has a whole unit for would return the model as it was.
+	heads, channels := m.Heads == 0, m.Channels == 0
+	var kv, ffn int
+	for i := range g.Config.Layers {
+		_, kv, ffn = g.Config.Layer(i)
+		heads = heads || keepCount(kv, m.Heads, 1) < kv
+		channels = channels || keepCount(ffn, m.Channels, m.roundTo()) < ffn
+	}
+	switch {
+	case !heads:
+		return fmt.Errorf("prune: structured heads %g: a layer has %d key and value heads, and no whole one goes: %w", m.Heads, kv, ErrMethod)
+	case !channels:
+		return fmt.Errorf("prune: structured channels %g: a layer has %d, kept in multiples of %d, and none goes: %w", m.Channels, ffn, m.roundTo(), ErrMethod)
+	}
 	return nil
+}
+
+// roundTo is RoundTo, or what stands for it.
+func (m Structured) roundTo() int {
+	if m.RoundTo == 0 {
+		return 8
+	}
+	return m.RoundTo
 }
 
 // shrink is the state of a Shrink.
@@ -272,11 +294,7 @@ func (s *shrink) layer(b int, p part, dense, pruned *flow) error {
 	if a, err = at(p.down); err != nil {
 		return err
 	}
-	round := s.m.RoundTo
-	if round == 0 {
-		round = 8
-	}
-	s.channels[b] = s.choose(b, false, a, pruned.x.weights[p.down.Weight], 1, keepCount(ffn, s.m.Channels, round))
+	s.channels[b] = s.choose(b, false, a, pruned.x.weights[p.down.Weight], 1, keepCount(ffn, s.m.Channels, s.m.roundTo()))
 	if err := s.fit(a, p.down, pruned, s.channels[b]); err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func TestShrinkRefuses(t *testing.T) {
 	cfg := tinyConfig()
 	c := randomCalib(cfg.Vocab, 2, 30)
 	g := randomGraph(t, cfg, 1)
-	for _, m := range []Structured{{}, {Heads: 1}, {Channels: -0.1}, {Layers: 2}, {Heads: math.NaN()}, {Channels: 0.5, Damping: -1}} {
+	for _, m := range []Structured{{}, {Heads: 1}, {Channels: -0.1}, {Layers: 2}, {Heads: math.NaN()}, {Channels: 0.5, Damping: -1}, {Heads: 0.01, Channels: 0.5}, {Channels: 0.01}} {
 		m.Calib = c
 		_, _, err := Shrink(context.Background(), g, m, Options{})
 		require.ErrorIs(t, err, ErrMethod, "%v", m)

@@ -51,6 +51,7 @@ func TestTrainClassifier(t *testing.T) {
 	require.InDelta(t, 0.9, m["sparsity"], 1e-3)
 	require.Greater(t, m["ratio"], 30.0)
 	require.InDelta(t, m["test"].(map[string]any)["value"], accuracy(coded), 3e-4)
+	doJSON(t, "verify", coded)
 	v = doJSON(t, "inspect", coded)
 	require.Equal(t, "codebook", v["format"])
 	require.Len(t, v["codebook"], 3)

@@ -145,9 +145,6 @@ func latencies(ctx context.Context, dense, pruned string, threads int) ([]experi
 		batches = batches[:1]
 	}
 	gr.Close()
-	if in.Elem == model.ElemI64 || in.Elem == model.ElemI32 {
-		return experiment.TokenLatencies(ctx, dense, pruned, batches, threads)
-	}
 	return experiment.Latencies(ctx, dense, pruned, batches, threads)
 }
 
