@@ -173,7 +173,7 @@ func TestAdminListener(t *testing.T) {
 		{"/admin/load", `{"name":"a","path":"x","shadow_dense":2}`, 400, "shadow_dense"},
 		{"/admin/load", `{"name":"a","path":"x","context":-1}`, 400, "context"},
 		{"/admin/load", `{"name":"story","dtype":"f32"}`, 400, "path"}, // would be loaded as it was
-		{"/admin/unload", `{"name":"a"}`, 404, "no such model"}, // the loads above left nothing
+		{"/admin/unload", `{"name":"a"}`, 404, "no such model"},        // the loads above left nothing
 		{"/admin/load", `{"name":"a/ready","path":"` + story(t).Path + `"}`, 400, "after a name"},
 		{"/admin/load", `{"name":"a\u0000b","path":"` + story(t).Path + `"}`, 400, "control characters"},
 		{"/admin/load", `{"name":"../a","path":"` + story(t).Path + `"}`, 400, ".. between"},

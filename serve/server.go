@@ -56,7 +56,7 @@ func New(r *registry.Registry, o Options) (*Server, error) {
 	if o.OTLPEndpoint != "" {
 		var err error
 		if s.spans, err = otlp.New(otlp.Options{Endpoint: o.OTLPEndpoint, Service: "sparserun", Version: o.Version, Log: o.Log}); err != nil {
-			return nil, fmt.Errorf("serve: %w: %w", err, ErrOption)
+			return nil, fmt.Errorf("serve: %w", err)
 		}
 	}
 	s.metrics = newMetrics(s)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/sparserun/sparserun/serve/oip/inference"
+	"github.com/sparserun/sparserun/serve/otlp"
 )
 
 // TestSpans: requests' spans reach a collector, those of traces that nobody wants kept,
@@ -103,5 +104,5 @@ func TestStalledCollector(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, time.Since(begin), 10*time.Second)
 	_, err = New(h.reg, Options{Addr: "127.0.0.1:0", OTLPEndpoint: "4318"})
-	require.ErrorIs(t, err, ErrOption)
+	require.ErrorIs(t, err, otlp.ErrOption)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sparserun/sparserun/runtime"
 	"github.com/sparserun/sparserun/serve"
+	"github.com/sparserun/sparserun/serve/otlp"
 	"github.com/sparserun/sparserun/serve/registry"
 )
 
@@ -109,6 +110,9 @@ func (c *serveCmd) check() error {
 	if c.ClientCA != "" && c.TLSCert == "" {
 		return usagef("--client-ca: want --tls-cert and --tls-key too")
 	}
+	if c.OTLPEndpoint != "" && !otlp.Valid(c.OTLPEndpoint) {
+		return usagef("--otlp-endpoint: want http://HOST:PORT, got %.200q", c.OTLPEndpoint)
+	}
 	for _, o := range c.AllowOrigins {
 		if u, err := url.Parse(o); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o) {
 			return usagef("--allow-origin: want https://HOST[:PORT] as browsers send it, or *, got %q", o)
@@ -130,7 +134,7 @@ Examples:
 
   curl localhost:8080/v1/chat/completions --json '{"model":"pruned","messages":[{"role":"user","content":"Hi"}]}'
 
-The page is at http://127.0.0.1:8080/, metrics at /metrics. SIGTERM drains, a second one
+The page is at http://127.0.0.1:8080/, metrics at /metrics. SIGTERM drains, a later one
 stops at once, SIGHUP reads the API keys again.`
 }
 
@@ -186,6 +190,10 @@ func (c *serveCmd) Run(g *globals) error {
 	return c.serve(g, srv, reg, specs, log, o.Keys)
 }
 
+// sameSignal is how soon after the first a second SIGTERM or SIGINT is still the same
+// wish: timeout(1) and shells signal a child and then its whole group.
+const sameSignal = 200 * time.Millisecond
+
 // serve runs until a signal; models load while the listeners already answer probes.
 func (c *serveCmd) serve(g *globals, srv *serve.Server, reg *registry.Registry, specs []registry.Spec, log *slog.Logger, keys *serve.Keys) error {
 	ctx, cancel := context.WithCancel(g.ctx) // g.ctx ends with the first SIGTERM or SIGINT
@@ -196,7 +204,7 @@ func (c *serveCmd) serve(g *globals, srv *serve.Server, reg *registry.Registry, 
 	end := make(chan struct{})
 	defer close(end)
 	go func() {
-		for stops := 0; ; {
+		for first := (time.Time{}); ; {
 			select {
 			case <-end:
 				return
@@ -206,7 +214,10 @@ func (c *serveCmd) serve(g *globals, srv *serve.Server, reg *registry.Registry, 
 					continue
 				}
 				cancel()
-				if stops++; stops > 1 {
+				switch {
+				case first.IsZero():
+					first = time.Now()
+				case time.Since(first) >= sameSignal:
 					log.Warn("second signal: stopping at once")
 					srv.Close()
 				}

@@ -207,10 +207,34 @@ func TestServeDrainDeadline(t *testing.T) {
 func TestServeSecondSignal(t *testing.T) {
 	s := startServer(t, "--grace", "1m")
 	s.signal(syscall.SIGTERM)
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(2 * sameSignal)
 	s.signal(syscall.SIGTERM)
 	require.Equal(t, 1, s.wait(10*time.Second))
 	require.Contains(t, s.log.String(), "stopping at once")
+}
+
+// TestServeSignalTwice: what timeout(1) does, which signals its child and then the whole
+// group: two at one moment are one.
+func TestServeSignalTwice(t *testing.T) {
+	s := startServer(t, "--grace", "1s")
+	s.signal(syscall.SIGTERM)
+	time.Sleep(20 * time.Millisecond)
+	s.signal(syscall.SIGTERM)
+	require.Equal(t, 0, s.wait(20*time.Second))
+	require.NotContains(t, s.log.String(), "stopping at once")
+	require.Contains(t, s.log.String(), "drained")
+}
+
+// TestServeOTLPEndpoint: wrong usage, told in one line before anything is opened.
+func TestServeOTLPEndpoint(t *testing.T) {
+	for _, bad := range []string{"foo", "localhost:4318", "ftp://x", "http://", "http://h/?q=1"} {
+		code, out, errs := do("serve", "nothing.onnx", "--otlp-endpoint", bad)
+		require.Equal(t, exitUsage, code, "%s: %s", bad, errs)
+		require.Empty(t, out)
+		require.Equal(t, 1, strings.Count(errs, "\n"), errs)
+		require.Contains(t, errs, "--otlp-endpoint: want http://HOST:PORT, got ")
+		require.NotContains(t, errs, "out of range")
+	}
 }
 
 func TestServeKeysReload(t *testing.T) {

@@ -51,10 +51,15 @@ type Exporter struct {
 	exported, full, failed atomic.Uint64
 }
 
+// Valid reports whether spans can go to an endpoint: a collector's http or https URL.
+func Valid(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == ""
+}
+
 // New checks the options; Run sends.
 func New(o Options) (*Exporter, error) {
-	u, err := url.Parse(o.Endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+	if !Valid(o.Endpoint) {
 		return nil, fmt.Errorf("otlp: endpoint: want http://HOST:PORT, got %.200q: %w", o.Endpoint, ErrOption)
 	}
 	if o.Queue == 0 {
@@ -77,7 +82,11 @@ func New(o Options) (*Exporter, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Exporter{o: o, url: u.JoinPath("v1", "traces").String(), queue: make(chan Span, o.Queue),
+	traces, err := url.JoinPath(o.Endpoint, "v1", "traces")
+	if err != nil { // not of one that is valid
+		return nil, fmt.Errorf("otlp: endpoint: %w: %w", err, ErrOption)
+	}
+	return &Exporter{o: o, url: traces, queue: make(chan Span, o.Queue),
 		client: &http.Client{
 			Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
