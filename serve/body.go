@@ -36,6 +36,15 @@ func (b *bodies) tooLarge() error {
 	return &bodyError{http.StatusRequestEntityTooLarge, fmt.Sprintf("request body is larger than %d bytes", b.max)}
 }
 
+// take asks for memory of all bodies together.
+func (b *bodies) take(n int64) bool {
+	if b.used.Add(n) > b.memory {
+		b.used.Add(-n)
+		return false
+	}
+	return true
+}
+
 // read replaces r.Body by one that is in memory. free gives its memory back.
 func (b *bodies) read(w http.ResponseWriter, r *http.Request) (free func(), err error) {
 	if r.Body == nil || r.Body == http.NoBody {
@@ -60,8 +69,7 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request) (free func(), err 
 	var held int64
 	free = func() { b.used.Add(-held); held = 0 }
 	take := func(n int64) bool {
-		if b.used.Add(n) > b.memory {
-			b.used.Add(-n)
+		if !b.take(n) {
 			return false
 		}
 		held += n

@@ -124,3 +124,38 @@ func TestGRPC(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, st.Status)
 }
+
+// TestGRPCArrival: a message has BodyTimeout to come, a stream may wait for its next one;
+// messages at work share the memory of HTTP's bodies.
+func TestGRPCArrival(t *testing.T) {
+	h := start(t, Options{GRPCAddr: "127.0.0.1:0", BodyTimeout: 200 * time.Millisecond}, story(t))
+	conn, err := grpc.NewClient(h.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close()
+	c := inference.NewGRPCInferenceServiceClient(conn)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	idle, err := c.ModelStreamInfer(ctx)
+	require.NoError(t, err)
+
+	begin := time.Now()
+	never, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, inference.GRPCInferenceService_ModelInfer_FullMethodName)
+	require.NoError(t, err)
+	err = never.RecvMsg(&inference.ModelInferResponse{})
+	require.Equal(t, codes.DeadlineExceeded, status.Code(err), err)
+	require.Less(t, time.Since(begin), 10*time.Second)
+
+	require.NoError(t, idle.Send(&inference.ModelInferRequest{ModelName: "nobody"}))
+	answer, err := idle.Recv()
+	require.NoError(t, err)
+	require.Contains(t, answer.ErrorMessage, "no such model")
+
+	ask := &inference.ModelReadyRequest{Name: "story"}
+	h.bodies.used.Add(h.bodies.memory)
+	_, err = c.ModelReady(ctx, ask)
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), err)
+	h.bodies.used.Add(-h.bodies.memory)
+	_, err = c.ModelReady(ctx, ask)
+	require.NoError(t, err)
+	require.Zero(t, h.bodies.used.Load())
+}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,18 +16,62 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sparserun/sparserun/serve/otlp"
 )
+
+// grpcStreams is how many calls a connection may have at work: each may be a message that
+// is arriving, of MaxBody at most, for BodyTimeout at most.
+const grpcStreams = 32
+
+// arrival is the context of a call: late ends it as a deadline does, before its handler
+// has begun.
+type arrival struct {
+	context.Context
+	late atomic.Bool
+}
+
+// Err says why a call that is late has ended.
+func (a *arrival) Err() error {
+	err := a.Context.Err()
+	if err != nil && a.late.Load() {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+type arrivalKey struct{}
+
+// arriving gives the message of a call BodyTimeout to come. Interceptors, which are called
+// when it is here, or for a stream before its first, call arrived.
+func (s *Server) arriving(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &arrival{}
+	timer := time.AfterFunc(s.o.BodyTimeout, func() {
+		a.late.Store(true)
+		cancel()
+	})
+	context.AfterFunc(ctx, func() { timer.Stop() })
+	a.Context = context.WithValue(ctx, arrivalKey{}, timer)
+	return a, nil
+}
+
+func arrived(ctx context.Context) {
+	if t, ok := ctx.Value(arrivalKey{}).(*time.Timer); ok {
+		t.Stop()
+	}
+}
 
 // grpcOptions give gRPC what the middleware gives HTTP.
 func (s *Server) grpcOptions(t *tls.Config) []grpc.ServerOption {
 	o := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(int(min(s.o.MaxBody, 1<<31-1))), grpc.MaxSendMsgSize(1<<31 - 1),
-		grpc.MaxHeaderListSize(uint32(s.o.MaxHeader)), grpc.MaxConcurrentStreams(128), grpc.ConnectionTimeout(s.o.HeaderTimeout),
+		grpc.MaxHeaderListSize(uint32(s.o.MaxHeader)), grpc.MaxConcurrentStreams(grpcStreams), grpc.ConnectionTimeout(s.o.HeaderTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 10 * time.Minute, Time: time.Minute, Timeout: s.o.WriteTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.InTapHandle(s.arriving), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 	}
 	if t != nil {
 		t = t.Clone()
@@ -37,9 +82,17 @@ func (s *Server) grpcOptions(t *tls.Config) []grpc.ServerOption {
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
+	arrived(ctx)
 	ctx, cancel := context.WithTimeoutCause(ctx, s.o.Timeout+5*time.Second, context.DeadlineExceeded)
 	defer cancel()
 	err = s.call(ctx, info.FullMethod, func(ctx context.Context) (err error) {
+		if m, ok := req.(proto.Message); ok { // in the same account as the bodies of HTTP
+			n := int64(proto.Size(m))
+			if !s.bodies.take(n) {
+				return status.Error(codes.ResourceExhausted, "too many request bodies in memory, try again")
+			}
+			defer s.bodies.used.Add(-n)
+		}
 		out, err = next(ctx, req)
 		return err
 	})
@@ -47,6 +100,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	arrived(ss.Context())
 	return s.call(ss.Context(), info.FullMethod, func(ctx context.Context) error {
 		return next(srv, &serverStream{ss, ctx})
 	})
