@@ -137,8 +137,13 @@ func (p pruneJSON) text(w io.Writer) {
 	times := func(whole, now int64) string { return fmt.Sprintf("%.2fx", float64(whole)/float64(max(1, now))) }
 	fmt.Fprintf(w, "pruned layers: %s, %.3f bits a weight with masks and scales: %s smaller than fp16 (%s), %s than fp32\n",
 		size(s.Layers), s.LayerBits, times(s.LayersF16, s.Layers), size(s.LayersF16), times(2*s.LayersF16, s.Layers))
-	fmt.Fprintf(w, "embedding and head: %s; all weights: %s, %.3f bits a weight: %s smaller than fp16 (%s), %s than fp32, %s than the file read (%s)\n",
-		size(s.Embedding), size(s.Stored), s.Bits, times(s.F16, s.Stored), size(s.F16), times(s.F32, s.Stored), times(s.Source, s.Stored), size(s.Source))
+	fmt.Fprintf(w, "embedding and head: %s; all weights: %s, %.3f bits a weight: %s smaller than fp16 (%s), %s than fp32",
+		size(s.Embedding), size(s.Stored), s.Bits, times(s.F16, s.Stored), size(s.F16), times(s.F32, s.Stored))
+	if filepath.Ext(p.Output) == ".onnx" { // has no such forms
+		fmt.Fprintf(w, "\nfile %s: %s; ONNX keeps float32, and zeros unless positions of 8 bytes take less\n", p.Output, size(p.FileSize))
+		return
+	}
+	fmt.Fprintf(w, ", %s than the file read (%s)\n", times(s.Source, s.Stored), size(s.Source))
 	fmt.Fprintf(w, "file %s: %s\n", p.Output, size(p.FileSize))
 }
 
