@@ -32,9 +32,12 @@ type imageFlags struct {
 	BGR bool `name:"bgr" help:"Planes in BGR order."`
 }
 
-func (f *imageFlags) given() int {
+func (f *imageFlags) given() int { return given(f.Mnist, f.Cifar, f.Images) }
+
+// given is how many of some flags are not empty.
+func given(flags ...string) int {
 	n := 0
-	for _, s := range []string{f.Mnist, f.Cifar, f.Images} {
+	for _, s := range flags {
 		if s != "" {
 			n++
 		}

@@ -65,7 +65,7 @@ func (c *trainCmd) Run(g *globals) error {
 	switch {
 	case (c.Model == "") == (c.Net == ""):
 		return usagef("want a model to fine-tune, or --net")
-	case (&labelFlags{Mnist: c.Mnist, Cifar: c.Cifar, Data: c.Data, Text: c.Text}).given() != 1:
+	case given(c.Mnist, c.Cifar, c.Data, c.Text) != 1:
 		return usagef("want one of --mnist DIR, --cifar FILE, --data FILE and --text FILE")
 	case c.Net != "" && text:
 		return usagef("--net wants --mnist DIR, --cifar FILE or --data FILE")
@@ -86,9 +86,13 @@ func (c *trainCmd) Run(g *globals) error {
 		return err
 	}
 	if c.Batch == 0 {
-		c.Batch = map[bool]int{true: 8, false: 32}[text]
-		if images {
+		switch {
+		case text:
+			c.Batch = 8
+		case images:
 			c.Batch = 128
+		default:
+			c.Batch = 32
 		}
 	}
 	if text {

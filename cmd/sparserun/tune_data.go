@@ -23,15 +23,7 @@ type labelFlags struct {
 	TextWindow int `default:"256" help:"Tokens of a training sequence of --text."`
 }
 
-func (c *labelFlags) given() int {
-	n := 0
-	for _, s := range []string{c.Mnist, c.Cifar, c.Data, c.Text} {
-		if s != "" {
-			n++
-		}
-	}
-	return n
-}
+func (c *labelFlags) given() int { return given(c.Mnist, c.Cifar, c.Data, c.Text) }
 
 // labelled is data to train on, to choose by and, where there is one, to report on.
 type labelled struct{ train, held, test train.Data }

@@ -120,14 +120,16 @@ func (k *blockKernels) winogradOut(a *blockArgs, halves int) {
 
 // transpose turns squares*16 pixels of a block, [pixels][16], to rows ld apart, or back.
 func (k *blockKernels) transpose(a *blockArgs, rows []float32, ld int, block []float32, squares int, in bool) {
-	if !k.wide {
-		n := squares * blockLanes
+	n := squares * blockLanes
+	switch {
+	case k.wide:
+	case in:
 		for h := 0; h < blockLanes; h += halfLanes {
-			if in {
-				transposeRows(block[h:], blockLanes, rows[h*ld:], ld, n)
-			}
+			transposeRows(block[h:], blockLanes, rows[h*ld:], ld, n)
 		}
-		for i := 0; i < n && !in; i += 8 {
+		return
+	default:
+		for i := 0; i < n; i += 8 {
 			transposeRows(rows[i:], ld, block[i*blockLanes:], blockLanes, blockLanes)
 		}
 		return

@@ -251,14 +251,7 @@ func nm24Int4VNNI(width int, g grouping) {
 			t.scaled(sums, true)
 		}
 		t.nextGroup()
-	}, func() {
-		sixteenth := splat(avx512, 0x3d800000)
-		for _, v := range t.acc {
-			for _, a := range v {
-				VMULPS(sixteenth, a, a)
-			}
-		}
-	})
+	}, t.sixteenth)
 }
 
 // vbmiTables are the second and third order of activations: what index i of 6 bits
@@ -356,14 +349,7 @@ func nm24Int4VBMI(width int, g grouping, tables Mem) {
 			t.scaled(sums, true)
 		}
 		t.nextGroup()
-	}, func() {
-		sixteenth := splat(avx512, 0x3d800000)
-		for _, v := range t.acc {
-			for _, a := range v {
-				VMULPS(sixteenth, a, a)
-			}
-		}
-	})
+	}, t.sixteenth)
 }
 
 // chunkOf is the activations + 128 of the chunk's 64 columns, a register for each of 1
@@ -380,6 +366,16 @@ func (t *tile) chunkOf(b128 VecVirtual) []VecVirtual {
 	VSHUFI32X4(Imm(0x88), hi, lo, x[0])
 	VSHUFI32X4(Imm(0xdd), hi, lo, x[1])
 	return x
+}
+
+// sixteenth takes off what codes in the upper half of a byte are too large by.
+func (t *tile) sixteenth() {
+	by := splat(avx512, 0x3d800000)
+	for _, v := range t.acc {
+		for _, a := range v {
+			VMULPS(by, a, a)
+		}
+	}
 }
 
 func nm24Int4AVX2(width, stride int, g grouping) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -23,17 +25,14 @@ func withAVX2() {
 	blockMeanAVX2()
 }
 
-// sixth is the address of vector j of 6 that lie step bytes apart; third is the address
-// of the fourth.
-func sixth(base, third, step Register, j int) Mem {
-	m := Mem{Base: base}
-	if j >= 3 {
-		m.Base = third
+// six loads what transforms take.
+func six(from func(i int) Mem) []VecVirtual {
+	x := make([]VecVirtual, 6)
+	for i := range x {
+		x[i] = YMM()
+		VMOVUPS(from(i), x[i])
 	}
-	if j%3 > 0 {
-		m.Index, m.Scale = step, uint8(j%3)
-	}
-	return m
+	return x
 }
 
 func winogradInAVX2(name string, edge bool) {
@@ -66,11 +65,7 @@ func winogradInAVX2(name string, edge bool) {
 	LEAQ(Mem{Base: xi, Index: xi, Scale: 2}, xi3)
 	LEAQ(Mem{Base: xi3, Index: xi3, Scale: 1}, xi6)
 	for i := range 6 {
-		x := make([]VecVirtual, 6)
-		for j := range x {
-			x[j] = YMM()
-			VMOVUPS(at(between, 32*(6*i+j)), x[j])
-		}
+		x := six(func(j int) Mem { return at(between, 32*(6*i+j)) })
 		LEAQ(Mem{Base: dst, Index: xi3, Scale: 1}, out3)
 		transformIn(half, c, x, func(j int, v VecVirtual) { VMOVUPS(v, sixth(dst, out3, xi, j)) })
 		if i < 5 {
@@ -91,11 +86,7 @@ func winogradOutAVX2() {
 	LEAQ(Mem{Base: xi6, Index: xi6, Scale: 2}, xi18)
 	for j := range 6 {
 		LEAQ(Mem{Base: src, Index: xi18, Scale: 1}, lower)
-		x := make([]VecVirtual, 6)
-		for i := range x {
-			x[i] = YMM()
-			VMOVUPS(sixth(src, lower, xi6, i), x[i])
-		}
+		x := six(func(i int) Mem { return sixth(src, lower, xi6, i) })
 		for i, y := range transformOut(half, k, x) {
 			VMOVUPS(y, at(between, 32*(6*i+j)))
 		}
@@ -104,16 +95,12 @@ func winogradOutAVX2() {
 		}
 	}
 	for r := range 4 {
-		x := make([]VecVirtual, 6)
-		for j := range x {
-			x[j] = YMM()
-			VMOVUPS(at(between, 32*(6*r+j)), x[j])
-		}
+		x := six(func(j int) Mem { return at(between, 32*(6*r+j)) })
 		y := transformOut(half, k, x)
 		for c := range y {
 			VADDPS(at(bias, 0), y[c], y[c])
 		}
-		skip := []string{"alone0", "alone1", "alone2", "alone3"}[r]
+		skip := fmt.Sprintf("alone%d", r)
 		TESTQ(res, res)
 		JZ(LabelRef(skip))
 		for c := range y {

@@ -252,6 +252,19 @@ func constant(lanes func() VecVirtual, x float32) VecVirtual {
 	return z
 }
 
+// sixth is the address of vector j of 6 that lie step bytes apart; third is the address
+// of the fourth.
+func sixth(base, third, step Register, j int) Mem {
+	m := Mem{Base: base}
+	if j >= 3 {
+		m.Base = third
+	}
+	if j%3 > 0 {
+		m.Index, m.Scale = step, uint8(j%3)
+	}
+	return m
+}
+
 type inConstants struct{ half, two, twoHalf, a, b VecVirtual }
 
 func newInConstants(lanes func() VecVirtual) inConstants {
@@ -299,13 +312,7 @@ func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 	Label("block")
 	LEAQ(Mem{Base: src, Index: row3, Scale: 1}, lower)
 	d := func(i, j int) Op {
-		m := Mem{Base: src, Disp: 64 * j}
-		if i >= 3 {
-			m.Base = lower
-		}
-		if i%3 > 0 {
-			m.Index, m.Scale = row, uint8(i%3)
-		}
+		m := sixth(src, lower, row, i).Offset(64 * j)
 		if edge {
 			k, x := K(), lanes()
 			KMOVW(Mem{Base: masks, Disp: 2 * (6*i + j)}, k)
@@ -329,17 +336,7 @@ func winogradIn(name string, lanes func() VecVirtual, edge bool) {
 	MOVQ(dst, out)
 	across := func(x []VecVirtual) {
 		LEAQ(Mem{Base: out, Index: xi3, Scale: 1}, out3)
-		store := func(j int, v VecVirtual) {
-			m := Mem{Base: out}
-			if j >= 3 {
-				m.Base = out3
-			}
-			if j%3 > 0 {
-				m.Index, m.Scale = xi, uint8(j%3)
-			}
-			VMOVUPS(v, m)
-		}
-		transformIn(lanes, c, x, store)
+		transformIn(lanes, c, x, func(j int, v VecVirtual) { VMOVUPS(v, sixth(out, out3, xi, j)) })
 	}
 	// Rows 0 and 5 alone, the others in pairs.
 	for i, rows := range [][]int{{0}, {1, 2}, {3, 4}, {5}} {
