@@ -20,7 +20,7 @@
 //   - experiment: published tables, run again: Han 2015, Deep Compression, the Lottery Ticket,
 //     accuracy against sparsity, a slimmed ResNet-20.
 //   - tensorop: ONNX's ops on typed tensors, portable; shape inference.
-//   - dataset: MNIST, CIFAR, folders of photographs; accuracy of a classifier.
+//   - dataset: MNIST, CIFAR, folders of photographs, samples from .npz and JSON lines; accuracy of a classifier.
 //   - runtime: Plan, the choice of a form per layer, Session, generation, Counters,
 //     and the seam to backends. runtime/cpu is the CPU backend, cuda the GPU one,
 //     runtime/backendtest what both must pass.
